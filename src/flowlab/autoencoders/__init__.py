@@ -1,0 +1,5 @@
+"""Pixels => moments => latent => pixels. `load` is the way in; only this folder knows what a latent means."""
+
+from flowlab.autoencoders.files import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,56 @@
+"""The autoencoders that ship with flowlab, a line per model, with what each measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flowlab.autoencoders.base import Autoencoder
+from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
+from flowlab.autoencoders.rae import RAESpec, RepresentationAutoencoder
+from flowlab.core.choices import lookup
+
+__all__ = ["AUTOENCODERS", "FAMILIES", "build", "weights_path"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+def _small(latent_channels: int, normalisation: str) -> KLSpec:
+    """32 px => 8 x 8 x latent_channels => 4 x 4 tokens of 4 latent_channels."""
+    return KLSpec(
+        latent_channels=latent_channels,
+        channels=16,
+        multipliers=(1, 2, 4),
+        num_res_blocks=1,
+        groups=8,
+        mid_attention=False,
+        quant_conv=False,
+        normalisation=normalisation,
+        linear_path=True,
+        resolution=32,
+    )
+
+
+# Trained on 16,384 `digits` images by `flowlab train ae_<name>_digits`; measured by `flowlab evaluate reconstruction`
+# name              spec                                    stride  ch/token  semantic loss
+AUTOENCODERS: dict[str, KLSpec | RAESpec] = {
+    "sd":             _small(1, "scale_shift"),           #  8        4        no
+    "flux1":          _small(4, "scale_shift"),           #  8       16        no
+    "flux1_semantic": _small(4, "scale_shift"),           #  8       16        yes
+    "flux2_plain":    _small(8, "batchnorm"),             #  8       32        no
+    "flux2":          _small(8, "batchnorm"),             #  8       32        yes
+    "rae":            RAESpec(),                          #  8       64        frozen encoder
+}  # fmt: skip
+
+FAMILIES: dict[str, Callable[..., Autoencoder]] = {"kl": KLAutoencoder, "rae": RepresentationAutoencoder}
+
+
+def build(name: str) -> Autoencoder:
+    """The autoencoder `name` with random weights."""
+    spec = lookup(AUTOENCODERS, name, "autoencoder")
+    return KLAutoencoder(spec, name) if isinstance(spec, KLSpec) else RepresentationAutoencoder(spec, name)
+
+
+def weights_path(name: str) -> Path:
+    """Where the shipped weights of `name` lie."""
+    return WEIGHTS / f"ae_{name}_digits.safetensors"

@@ -1,0 +1,1 @@
+"""Parts that transformers share: attention, MLPs, norms, modulation, RoPE and fixed embeddings."""
