@@ -123,7 +123,7 @@ class Study:
     """Updates after which a run is evaluated, rising; the last is num_steps."""
     optimiser: str = "adamw"
     """adamw (the paper's) or muon."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 4e-3
     """Per update, constant."""
     weight_decay: float = 0.0
     """Decoupled."""
@@ -144,12 +144,10 @@ class Study:
     """A key of SAMPLERS."""
     num_sample_steps: int = 50
     """Updates of the sampler from noise to data."""
-    sample_precision: str = "bfloat16"
-    """Of the network while it samples: float32 or bfloat16. Training is float32."""
     guidance: float = 1.0
     """1 = off, as in the paper."""
-    precision: str = "float32"
-    """float32 or bfloat16: of the networks while sampling."""
+    precision: str = "bfloat16"
+    """Of the networks while they sample and decode: 1.6 times faster here than float32. Training is float32."""
     labels: str = "random"
     """Class labels of the samples, drawn once and shared by all runs."""
     sample_seed: int = 0
@@ -161,15 +159,15 @@ class Study:
     draft: bool = False
     """A rehearsal: too few samples or checkpoints are allowed, and no number of it means anything."""
 
-    seconds_per_step: float = 0.05
+    seconds_per_step: float = 0.043
     """Measured: one update without REPA on one core of `hardware`."""
-    seconds_per_repa_step: float = 0.06
+    seconds_per_repa_step: float = 0.052
     """Measured: the same with REPA."""
-    seconds_per_evaluation: float = 8.0
+    seconds_per_evaluation: float = 7.5
     """Measured: num_samples images at one sampling shift, decoded and judged, on one core."""
     num_workers: int = 2
     """Runs at the same time in the estimate: one process with one thread per core."""
-    hardware: str = "2 cores of a server CPU"
+    hardware: str = "2 quiet cores of an AMD EPYC with AVX-512"
     """Where the three timings were measured."""
 
 

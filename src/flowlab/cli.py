@@ -1,0 +1,113 @@
+"""The command line: the table of verbs. What a verb needs is imported when it runs, not before."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from flowlab import __version__
+from flowlab.verbs import evaluate, study
+from flowlab.verbs.console import Group, Verb, dispatch, guarded
+from flowlab.verbs.doctor import DoctorOptions, doctor
+from flowlab.verbs.encode import EncodeOptions, encode
+from flowlab.verbs.generate import GenerateOptions, generate, sampling
+from flowlab.verbs.train import TrainOptions, preset, presets, train
+
+__all__ = ["VERBS", "main"]
+
+ABOUT = "flowlab: which latent space should a generator be trained in, and with which noise schedule?"
+
+
+def main() -> None:
+    """The command `flowlab`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # progress is seen through a pipe too
+    if sys.argv[1:] == ["--version"]:
+        print(__version__)
+        return
+    sys.exit(guarded(lambda: dispatch(VERBS, sys.argv[1:], ABOUT)))
+
+
+VERBS: dict[str, Verb | Group] = {
+    "doctor": Verb(
+        run=doctor,
+        options=DoctorOptions,
+        summary="Print versions, devices, memory, and what is missing for which extra.",
+        examples=("flowlab doctor",),
+    ),
+    "train": Verb(
+        run=train,
+        options=TrainOptions,
+        summary="Train a preset: an autoencoder, a feature network or a generator; or resume it.",
+        examples=(
+            "flowlab train ae_flux2_digits",
+            "flowlab train flow_flux2_digits --times.alpha 2.95 --optimiser.name muon --out runs/mine",
+            "flowlab train flow_flux2_digits --loop.num-steps 2000 --loop.save-steps 500 1000 1500 --dry-run",
+        ),
+        subject="PRESET",
+        names=presets,
+        config=preset,
+        if_stopped="the same command resumes from the newest checkpoint in its folder",
+    ),
+    "encode": Verb(
+        run=encode,
+        options=EncodeOptions,
+        summary="Encode a data set once: moments in safetensors shards that name their encoder.",
+        examples=(
+            "flowlab encode flux2 --num-images 16384",
+            "flowlab encode rae --dataset path/to/class/folders --split all --flips --dry-run",
+        ),
+        subject="AUTOENCODER",
+        names=study.autoencoders,
+        if_stopped="the same command goes on after the last whole shard",
+    ),
+    "generate": Verb(
+        run=generate,
+        options=GenerateOptions,
+        summary="Sample images from a model file; each PNG says how it was made.",
+        examples=(
+            "flowlab generate runs/flow_flux2_digits/model.safetensors --num-images 64 --shift 2.95",
+            "flowlab generate model.safetensors --classes 3 8 --guidance 2 --sampler heun --out eights",
+        ),
+        subject="MODEL",
+        config=sampling,
+        if_stopped="no image was written",
+    ),
+    "evaluate": Group(
+        "Measure: what an autoencoder loses, or how far generated images are from real ones.",
+        {
+            "reconstruction": Verb(
+                run=evaluate.evaluate_reconstruction,
+                options=evaluate.ReconstructionOptions,
+                summary="PSNR, SSIM, perceptual distance and rFID of an autoencoder, with standard errors.",
+                examples=(
+                    "flowlab evaluate reconstruction flux2",
+                    "flowlab evaluate reconstruction path/to/autoencoder.safetensors --dataset photos",
+                ),
+                subject="AUTOENCODER",
+                names=study.autoencoders,
+                if_stopped="no row was written",
+            ),
+            "generation": Verb(
+                run=evaluate.evaluate_generation,
+                options=evaluate.GenerationOptions,
+                summary="FID and KID of a model file at one or several sampling shifts with shared noise.",
+                examples=(
+                    "flowlab evaluate generation runs/mine/model.safetensors --shifts 1 1.78 2.95",
+                    "flowlab evaluate generation model.safetensors --num-samples 4000 --out rows.jsonl",
+                ),
+                subject="MODEL",
+                config=sampling,
+                if_stopped="rows that were printed were kept",
+            ),
+        },
+    ),
+    "study": Group(
+        "Compare latent spaces and noise schedules: a grid of runs, their rows, the report.",
+        study.VERBS,
+    ),
+}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Level 5: a checkpoint or an autoencoder => result rows."""

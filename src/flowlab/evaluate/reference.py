@@ -1,0 +1,63 @@
+"""The judge, and the held-out images that it judges against: the yardstick that all rows of a study share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowlab.core.config import config_id
+from flowlab.core.weights import read_weights, tensors_id, write_weights
+from flowlab.data import datasets
+from flowlab.data.batch import in_order
+from flowlab.features.embedded import Judge, load_judge
+from flowlab.metrics.frechet import Reference, frechet_bootstrap, statistics
+from flowlab.metrics.kernel import kernel_distance
+
+__all__ = ["Yardstick", "features_of", "yardstick"]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Reference features and the network that made them."""
+
+    judge: Judge
+    features_name: str
+    """What a column or an axis must say beside the number, such as "digits judge"."""
+    reference: Reference
+    features: Tensor
+    """(n, d) float32."""
+
+    def distances(self, images: Tensor) -> dict[str, float]:
+        """uint8 (n, 3, H, W) => fid, its bootstrap standard error and kid."""
+        features = features_of(self.judge, images)
+        return {
+            "fid": self.reference.distance(statistics(features)),
+            "fid_se": frechet_bootstrap(features, self.reference),
+            "kid": kernel_distance(
+                features, self.features, num_subsets=1, subset_size=len(features)
+            ).distance,
+        }
+
+
+def yardstick(dataset: str, resolution: int, num_images: int, judge: str, cache: Path | str) -> Yardstick:
+    """Features of the first `num_images` held-out images, read from the cache or computed and kept there."""
+    network = load_judge(judge)
+    data = datasets.load(dataset, "heldout", num_images=num_images, resolution=resolution)
+    identity = config_id([data.identity, judge, tensors_id(network.state_dict())])
+    path = Path(cache) / f"reference_{identity}.safetensors"
+    if not path.is_file():
+        batches = (batch.pixels for batch in in_order(data, batch_size=250))
+        found = torch.cat([features_of(network, pixels) for pixels in batches if pixels is not None])
+        write_weights(path, {"features": found}, {"dataset": data.identity, "features": judge})
+    features = read_weights(path)[0]["features"]
+    return Yardstick(network, judge, Reference(statistics(features)), features)
+
+
+@torch.no_grad()
+def features_of(network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 250) -> Tensor:
+    """uint8 (n, 3, H, W) => (n, d) float32."""
+    return torch.cat([network(part).float() for part in images.split(batch_size)])

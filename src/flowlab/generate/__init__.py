@@ -1,0 +1,1 @@
+"""Level 4: a trained model and conditions => latents, images, an image folder."""

@@ -1,0 +1,233 @@
+"""One run of a study: train, evaluate every checkpoint at every sampling shift, append a row for each.
+
+`python -m flowlab.jobs.cell STUDY_FOLDER RUN_ID [--until-step N]`. Started again, it computes only what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowlab import __version__
+from flowlab.autoencoders.base import Autoencoder
+from flowlab.core import checkpoints
+from flowlab.core.config import config_id
+from flowlab.core.devices import machine
+from flowlab.core.files import write_json
+from flowlab.core.pixels import contact_sheet
+from flowlab.data.transforms import to_pil
+from flowlab.evaluate.generation import Generated, at_shifts, evaluate
+from flowlab.evaluate.reference import Yardstick, yardstick
+from flowlab.generate.sampling import SamplingConfig
+from flowlab.jobs.files import load_study, reporting
+from flowlab.study.grid import Arm, Cell, Study, cells
+from flowlab.study.results import append_row, empty, read_rows
+from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig
+from flowlab.train.loop import LoopConfig, load_state
+from flowlab.train.optim import OptimiserConfig
+from flowlab.train.run import start
+from flowlab.train.state import Record, TrainState
+
+__all__ = ["find_cell", "flow_config", "main", "run_cell", "sampling_config", "study_yardstick"]
+
+JUDGE = "digits judge"
+
+
+def run_cell(study: Study, cell: Cell, study_folder: Path, until_step: int | None = None) -> None:
+    """Train and evaluate `cell`, resuming from what its folder holds."""
+    config = flow_config(study, cell, study_folder)
+    folder = study_folder / "cells" / cell.run_id
+    state, records = start(config, folder, until_step)
+    run = Run(study, cell, config, folder, state, study_yardstick(study, study_folder))
+    newest = checkpoints.latest(folder / "checkpoints")
+    if newest is not None and checkpoints.step_of(newest) in study.checkpoints:
+        load_state(state, newest)
+        run.evaluate_checkpoint()
+    for record in records:
+        run.clock.note(record)
+        if record.saved and record.step in study.checkpoints:
+            run.evaluate_checkpoint()
+
+
+@dataclass
+class Clock:
+    """Training seconds and the loss since the last evaluation."""
+
+    seconds: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+    losses: list[Tensor] = field(default_factory=list)
+
+    def note(self, record: Record) -> None:
+        """Count the update that `record` describes."""
+        self.losses.append(record.scalars["flow"])
+        if record.saved:
+            self.seconds += time.perf_counter() - self.started
+
+    def mean_loss(self) -> float:
+        """Mean flow loss of the last hundred updates; NaN right after a resume."""
+        return float(torch.stack(self.losses[-100:]).mean()) if self.losses else float("nan")
+
+
+@dataclass
+class Run:
+    """A cell being computed."""
+
+    study: Study
+    cell: Cell
+    config: FlowConfig
+    folder: Path
+    state: TrainState
+    yardstick: Yardstick
+    clock: Clock = field(default_factory=Clock)
+
+    def evaluate_checkpoint(self) -> None:
+        """Append the rows that this step still lacks."""
+        model, autoencoder = self.state.emas["model"].module, self.state.fixed.autoencoder
+        shifts = self._missing_shifts()
+        before = self.clock.seconds
+        for result in sample_and_judge(self.study, model, autoencoder, self.yardstick, shifts):
+            row = row_of(self.study, self.cell, self.config, self.state, result.numbers)
+            row |= {"loss": self.clock.mean_loss(), "train_seconds": before}
+            append_row(self.folder / "rows.jsonl", row)
+            self._keep_sheet(result, row)
+        self.clock.started = time.perf_counter()
+
+    def _missing_shifts(self) -> list[float]:
+        path = self.folder / "rows.jsonl"
+        rows = read_rows(path) if path.is_file() else empty()
+        done = set(rows.loc[rows["step"] == self.state.step, "sampleshift"])
+        return [shift for shift in self.study.sample_shifts if shift not in done]
+
+    def _keep_sheet(self, result: Generated, row: dict[str, Any]) -> None:
+        """The last checkpoint leaves a sheet of samples at its first sampling shift, for the report."""
+        num = self.study.sample_grid_images
+        last = self.state.step == self.study.num_steps
+        if not (num and last and result.numbers["sampleshift"] == self.study.sample_shifts[0]):
+            return
+        to_pil(contact_sheet(result.images[:num], columns=12)).save(self.folder / "samples.png")
+        write_json(self.folder / "samples.json", row)
+
+
+def sample_and_judge(
+    study: Study, model: nn.Module, autoencoder: Autoencoder, ruler: Yardstick, shifts: Sequence[float]
+) -> Any:
+    """Evaluate at `shifts` as the study asks."""
+    configs = at_shifts(sampling_config(study), shifts)
+    return evaluate(model, autoencoder, ruler, configs, num_samples=study.num_samples, seed=study.sample_seed)
+
+
+def row_of(
+    study: Study, cell: Cell, config: FlowConfig, state: TrainState, numbers: dict[str, Any]
+) -> dict[str, Any]:
+    """A result row: the arm, the numbers, and everything needed to trace them."""
+    arm = cell.arm
+    return {
+        "step": state.step,
+        "ae": arm.ae,
+        "repa": arm.repa,
+        "trainp": arm.trainp,
+        "trainshift": float(arm.trainshift),
+        **numbers,
+        "images_seen": state.images_seen,
+        "seed": cell.seed,
+        "run_id": cell.run_id,
+        "config_id": config_id(replace(config, cache="")),
+        "dataset": study.dataset,
+        "backbone": study.backbone,
+        "optimiser": study.optimiser,
+        "loss": float("nan"),
+        "train_seconds": float("nan"),
+        "machine": machine(state.device),
+        "torch": torch.__version__,
+        "flowlab": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+# ---- a study's settings as configurations ------------------------------------------------------------------
+
+
+def flow_config(study: Study, cell: Cell, study_folder: Path) -> FlowConfig:
+    """The generator that `cell` trains."""
+    arm = cell.arm
+    weight = study.repa_weight if arm.repa != "none" else 0.0
+    return FlowConfig(
+        autoencoder=arm.ae,
+        dataset=study.dataset,
+        num_images=study.num_train_images,
+        cache=str(cache_of(study_folder)),
+        backbone=study.backbone,
+        times=TimesConfig(distribution=arm.trainp, alpha=arm.trainshift),
+        alignment=AlignmentConfig(weight=weight),
+        class_dropout=study.class_dropout,
+        ema_decay=study.ema_decay,
+        optimiser=OptimiserConfig(
+            name=study.optimiser, learning_rate=study.learning_rate, weight_decay=study.weight_decay
+        ),
+        loop=LoopConfig(
+            seed=cell.seed,
+            batch_size=study.batch_size,
+            num_steps=study.num_steps,
+            save_steps=study.checkpoints,
+            keep=1,
+        ),
+    )
+
+
+def any_cell(study: Study, ae: str) -> Cell:
+    """A cell of that autoencoder, for what all its cells share."""
+    return Cell(arm=Arm(ae=ae), seed=0, priority=0)
+
+
+def sampling_config(study: Study) -> SamplingConfig:
+    """How the study samples, at shift 1."""
+    return SamplingConfig(
+        sampler=study.sampler,
+        num_steps=study.num_sample_steps,
+        guidance=study.guidance,
+        precision=study.precision,
+    )
+
+
+def study_yardstick(study: Study, study_folder: Path) -> Yardstick:
+    """The judge and reference that every row of the study shares."""
+    return yardstick(study.dataset, 32, study.num_reference, JUDGE, cache_of(study_folder))
+
+
+def cache_of(study_folder: Path) -> Path:
+    """Encoded data sets are shared by the studies beside each other."""
+    return study_folder.parent / "cache"
+
+
+def find_cell(study: Study, run_id: str) -> Cell:
+    """The cell of that name; an unknown name is a ValueError."""
+    for cell in cells(study):
+        if cell.run_id == run_id:
+            return cell
+    raise ValueError(
+        f"study {study.name!r} has no run {run_id!r}; `flowlab study plan {study.name}` lists them"
+    )
+
+
+def main() -> None:
+    """Command line of the job."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study_folder", type=Path)
+    parser.add_argument("run_id")
+    parser.add_argument("--until-step", type=int)
+    options = parser.parse_args()
+    with reporting():
+        study = load_study(options.study_folder)
+        run_cell(study, find_cell(study, options.run_id), options.study_folder, options.until_step)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,253 @@
+"""Run a study: prepare each autoencoder, run the cells in order of importance, gather rows as they appear.
+
+Everything is in files, so the same command goes on where any earlier one stopped, and Ctrl-C loses at most the
+cells in hand since their last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from flowlab.core.config import from_dict, to_dict
+from flowlab.core.files import read_json, write_json
+from flowlab.study import results
+from flowlab.study.engine import Engine, Job, LocalEngine
+from flowlab.study.grid import Study, cells, validate
+
+__all__ = ["Outcome", "claim_folder", "gather", "run", "status"]
+
+POLL_SECONDS = 0.3
+REPORT_SECONDS = 12.0  # kept back from a budget for gathering and the report
+
+
+@dataclass(frozen=True)
+class Task:
+    """One command of the study."""
+
+    name: str
+    command: list[str]
+    needs: str | None
+    """The name of the task that must be done first."""
+
+
+@dataclass
+class Outcome:
+    """What a run of the runner did."""
+
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    """Task name => last line of its log."""
+    missing: list[str] = field(default_factory=list)
+    """Cells without all their rows."""
+    seconds: float = 0.0
+
+
+def run(
+    study: Study,
+    folder: Path,
+    *,
+    budget_seconds: float | None = None,
+    workers: int | None = None,
+    engine: Engine | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Compute what is missing of `study` in `folder`; stops starting cells when the budget would be overrun."""
+    claim_folder(study, folder)
+    deadline = time.monotonic() + budget_seconds - REPORT_SECONDS if budget_seconds else float("inf")
+    shift = Shift(folder, engine or LocalEngine(), workers or os.cpu_count() or 1, deadline, say)
+    try:
+        return shift.work(list(tasks(study, folder)), study)
+    except KeyboardInterrupt:
+        shift.stop()
+        gather(study, folder)
+        raise
+
+
+@dataclass
+class Shift:
+    """One sitting of work: slots, what runs in them, and when to stop."""
+
+    folder: Path
+    engine: Engine
+    num_slots: int
+    deadline: float
+    say: Callable[[str], None]
+    running: dict[str, tuple[Job, float]] = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
+    durations: list[float] = field(default_factory=list)
+
+    def work(self, queue: list[Task], study: Study) -> Outcome:
+        """Run the queue to its end or the deadline."""
+        start, total = time.monotonic(), len(queue)
+        waiting = {task.name for task in queue}
+        while queue or self.running:
+            if self._out_of_time():
+                self.stop()
+                break
+            self._start(queue, waiting)
+            if not self.running:
+                break
+            time.sleep(POLL_SECONDS)
+            ended = self._collect(waiting)
+            if ended:
+                gather(study, self.folder)
+                left = len(queue) + len(self.running)
+                self.say(f"[{total - left}/{total}] {', '.join(ended)}{self._eta(left)}")
+        gather(study, self.folder)
+        self.outcome.missing = [
+            job.cell.run_id for job in results.next_jobs(study, results.collect(self.folder))
+        ]
+        self.outcome.seconds = time.monotonic() - start
+        return self.outcome
+
+    def stop(self) -> None:
+        """Cancel everything that runs."""
+        for job, _ in self.running.values():
+            self.engine.cancel(job)
+        self.running.clear()
+
+    def _start(self, queue: list[Task], waiting: set[str]) -> None:
+        for task in list(queue):
+            if len(self.running) >= self.num_slots or self._too_late():
+                return
+            if task.needs in self.outcome.failed:
+                queue.remove(task)
+                waiting.discard(task.name)
+                self.outcome.failed[task.name] = f"needs {task.needs}"
+            elif task.needs not in waiting:
+                log = self.folder / "logs" / f"{task.name.replace(' ', '_')}.log"
+                self.running[task.name] = (self.engine.submit(task.command, log, 1), time.monotonic())
+                queue.remove(task)
+
+    def _collect(self, waiting: set[str]) -> list[str]:
+        ended = []
+        for name, (job, started) in list(self.running.items()):
+            state = self.engine.poll(job)
+            if state == "running":
+                continue
+            del self.running[name]
+            waiting.discard(name)
+            seconds = time.monotonic() - started
+            if state == "failed":
+                self.outcome.failed[name] = last_line(job.log)
+                ended.append(f"{name} FAILED: {self.outcome.failed[name]}")
+            else:
+                self.outcome.finished.append(name)
+                self.durations.append(seconds)
+                ended.append(f"{name} ({seconds:.0f} s)")
+        return ended
+
+    def _too_late(self) -> bool:
+        """True where a task of typical length would not end in time."""
+        longest = max(self.durations, default=0.0)
+        return time.monotonic() + 0.8 * longest > self.deadline
+
+    def _out_of_time(self) -> bool:
+        return time.monotonic() > self.deadline or (self._too_late() and not self.running)
+
+    def _eta(self, left: int) -> str:
+        if not self.durations or not left:
+            return ""
+        recent = self.durations[-10:]
+        return f"; about {left * sum(recent) / len(recent) / self.num_slots / 60:.0f} min left"
+
+
+# ---- tasks -------------------------------------------------------------------------------------------------
+
+
+def tasks(study: Study, folder: Path) -> Iterator[Task]:
+    """What is still to do, in order: each cell right after the autoencoder that it needs."""
+    prepared = set()
+    for job in results.next_jobs(study, results.collect(folder)):
+        cell = job.cell
+        ae = cell.arm.ae
+        name = f"prepare {ae}"
+        if ae not in prepared and not is_prepared(ae, folder):
+            yield Task(name, [sys.executable, "-m", "flowlab.jobs.prepare", str(folder), ae], None)
+        prepared.add(ae)
+        yield Task(cell.run_id, [sys.executable, "-m", "flowlab.jobs.cell", str(folder), cell.run_id], name)
+
+
+def is_prepared(ae: str, folder: Path) -> bool:
+    """True where the shared parts of an autoencoder exist."""
+    return (folder / "reconstruction" / f"{ae}.json").is_file()
+
+
+def last_line(log: Path) -> str:
+    """The last line of a job's log that is not empty."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"no output in {log}"
+
+
+# ---- files -------------------------------------------------------------------------------------------------
+
+
+def claim_folder(study: Study, folder: Path) -> None:
+    """Write study.json, or refuse a folder in which another study runs."""
+    validate(study)
+    path = folder / "study.json"
+    if path.is_file():
+        found = from_dict(Study, read_json(path), str(path))
+        if found != study:
+            raise ValueError(
+                f"{folder} holds a study with other settings; give another --out or delete the folder"
+            )
+        return
+    write_json(path, to_dict(study))
+
+
+def gather(study: Study, folder: Path) -> pd.DataFrame:
+    """Rows, reconstruction rows and pictures of all cells into the files that the report reads."""
+    rows = results.collect(folder)
+    results.write_results(folder / "results.parquet", rows)
+    made = sorted((folder / "reconstruction").glob("*.json"))
+    if made:
+        table = results.frame([read_json(path) for path in made], results.RECONSTRUCTION_COLUMNS)
+        results.write_reconstruction(folder / "reconstruction.parquet", table)
+    _gather_pictures(study, folder)
+    return rows
+
+
+def _gather_pictures(study: Study, folder: Path) -> None:
+    samples, entries = folder / "samples", []
+    samples.mkdir(exist_ok=True)
+    for picture in sorted((folder / "reconstruction").glob("*.png")):
+        file = f"reconstruction_{picture.stem}.png"
+        shutil.copyfile(picture, samples / file)
+        caption = f"{picture.stem}: originals above, reconstructions below"
+        entries.append(
+            {"kind": "reconstruction", "ae": picture.stem, "run_id": "", "caption": caption, "file": file}
+        )
+    for picture in sorted((folder / "cells").glob("*/samples.png")):
+        row = read_json(picture.with_suffix(".json"))
+        file = f"grid_{row['run_id']}.png"
+        shutil.copyfile(picture, samples / file)
+        caption = (
+            f"{row['run_id']}, step {row['step']}, sampling shift {row['sampleshift']}, FID {row['fid']:.1f}"
+        )
+        entries.append(
+            {"kind": "samples", "ae": row["ae"], "run_id": row["run_id"], "caption": caption, "file": file}
+        )
+    write_json(samples / "manifest.json", entries)
+
+
+def status(study: Study, folder: Path) -> dict[str, int]:
+    """Counts for `flowlab study status`: cells, cells finished, rows, rows expected."""
+    rows = results.collect(folder)
+    unfinished = results.next_jobs(study, rows)
+    num_cells = len(cells(study))
+    per_cell = len(study.checkpoints) * len(study.sample_shifts)
+    return {
+        "cells": num_cells,
+        "finished": num_cells - len(unfinished),
+        "rows": len(rows),
+        "rows_expected": num_cells * per_cell,
+    }

@@ -1,0 +1,1 @@
+"""One loop, several recipes: autoencoder, flow, and the embedded feature networks."""

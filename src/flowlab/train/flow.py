@@ -1,0 +1,214 @@
+"""The flow recipe: a rectified-flow model on cached latents, with or without representation alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from flowlab import autoencoders, backbones
+from flowlab.autoencoders.base import Autoencoder, Moments
+from flowlab.backbones.sizes import build
+from flowlab.core.choices import lookup
+from flowlab.core.config import config_id
+from flowlab.core.devices import default_device
+from flowlab.core.pixels import to_float, to_uint8
+from flowlab.core.seeds import Streams
+from flowlab.core.weights import tensors_id
+from flowlab.data import datasets
+from flowlab.data.batch import Batch
+from flowlab.data.latents import LatentDataset, write_cache
+from flowlab.features.embedded import load_teacher
+from flowlab.flow import path, times
+from flowlab.flow.alignment import Projector, alignment_loss
+from flowlab.flow.losses import flow_loss
+from flowlab.flow.samplers import euler
+from flowlab.flow.schedules import sampling_grid
+from flowlab.train import optim
+from flowlab.train.ema import Ema
+from flowlab.train.loop import LoopConfig
+from flowlab.train.optim import OptimiserConfig
+from flowlab.train.state import Objective, Randomness, Recipe, Trainable, TrainState
+
+__all__ = ["FLOW", "AlignmentConfig", "FlowConfig", "TimesConfig", "ensure_latents"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimesConfig:
+    """The law of the training time (docs/theory.md, equations 5 to 7)."""
+
+    distribution: str = "ln"
+    """A key of flow.times.DISTRIBUTIONS."""
+    alpha: float = 1.0
+    """Training shift."""
+    mu: float = 0.0
+    """Centre in logit space before the shift (ln and pln)."""
+    sigma: float = 1.0
+    """Width in logit space (ln and pln)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentConfig:
+    """REPA (Yu et al. 2025, arXiv 2410.06940): a hidden state must predict a frozen network's tokens."""
+
+    teacher: str = "teacher"
+    """Name or path of the frozen network; its tokens are cached beside the latents."""
+    weight: float = 0.0
+    """On the mean negative cosine over tokens; 0 turns alignment off, REPA uses 0.5."""
+    block: int = 2
+    """The block, counted from 1, whose output is aligned."""
+    hidden: int = 256
+    """Width of the projector, which is dropped after training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig:
+    """One generator in one latent space."""
+
+    autoencoder: str
+    """Name or path; its final latent is what the model learns."""
+    dataset: str = "digits"
+    """A data set's name or the path of a folder of class folders."""
+    num_images: int = 16_384
+    """Training images (rendered data sets are unlimited)."""
+    cache: str = "runs/cache"
+    """Where encoded data sets are kept between runs."""
+    backbone: str = "tiny"
+    """A key of backbones.sizes.SIZES."""
+    times: TimesConfig = field(default_factory=TimesConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    class_dropout: float = 0.1
+    """Share of labels replaced by the null label, for classifier-free guidance."""
+    ema_decay: float = 0.99
+    """Per update."""
+    optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=1e-3))
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What stays while a flow model trains."""
+
+    config: FlowConfig
+    autoencoder: Autoencoder
+    null_label: int
+
+
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+def ensure_latents(config: FlowConfig) -> LatentDataset:
+    """The encoded training set; encoded now where the cache lacks it."""
+    device = default_device()
+    model = autoencoders.load(config.autoencoder).to(device)
+    teacher = load_teacher(config.alignment.teacher).to(device)
+    data = datasets.load(
+        config.dataset, "train", num_images=config.num_images, resolution=model.spec.resolution
+    )
+    teacher_identity = tensors_id(teacher.state_dict())
+    folder = (
+        Path(config.cache)
+        / f"{model.spec.name}_{config_id([model.identity, data.identity, teacher_identity])}"
+    )
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> tuple[Tensor, Tensor | None]:
+        return model.encode(to_float(images).to(device))
+
+    write_cache(
+        folder,
+        data,
+        encode,
+        identity=model.identity,
+        teacher=lambda images: teacher(images.to(device)),
+        teacher_identity=teacher_identity,
+        dtype="float16",
+    )
+    wanted = teacher_identity if config.alignment.weight else None  # tokens are read only where they are used
+    return LatentDataset(folder, identity=model.identity, teacher_identity=wanted)
+
+
+# ---- recipe ------------------------------------------------------------------------------------------------
+
+
+def setup(config: FlowConfig, dataset: LatentDataset) -> TrainState:
+    """A fresh model, its projector where it is aligned, and one optimiser over both."""
+    lookup(times.DISTRIBUTIONS, config.times.distribution, "timestep distribution")
+    torch.manual_seed(config.loop.seed)
+    device = default_device()
+    autoencoder = autoencoders.load(config.autoencoder).to(device)
+    spec = autoencoder.spec
+    model = build(config.backbone, channels=spec.channels, grid=spec.grid, num_classes=dataset.num_classes)
+    modules: dict[str, nn.Module] = {"model": model}
+    if config.alignment.weight:
+        channels = load_teacher(config.alignment.teacher).spec.channels
+        modules["projector"] = Projector(model.spec.width, config.alignment.hidden, channels)
+    for module in modules.values():
+        module.to(device)
+    params = [param for module in modules.values() for param in module.parameters() if param.requires_grad]
+    return TrainState(
+        modules=modules,
+        optimisers={"flow": Trainable(optim.build(params, config.optimiser), config.optimiser)},
+        emas={"model": Ema(model, config.ema_decay)},
+        device=device,
+        fixed=Fixed(config, autoencoder, dataset.num_classes),
+    )
+
+
+def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Iterator[Objective]:
+    """Conditional flow matching (equation 4), plus the weighted alignment loss."""
+    fixed: Fixed = state.fixed
+    config = fixed.config
+    assert batch.moments is not None and batch.label is not None, (
+        "flow models train on labelled, encoded images"
+    )
+    x0 = fixed.autoencoder.to_latent(Moments(*batch.moments), randomness("posterior"))
+    noise = randomness("noise").normal(*x0.shape[1:])
+    t = draw_times(config.times, randomness("time"))
+    dropped = randomness("class dropout").uniform() < config.class_dropout
+    labels = torch.where(dropped, fixed.null_label, batch.label)
+    keep = (config.alignment.block,) if "projector" in state.modules else ()
+    output = state.modules["model"](path.interpolate(x0, noise, t), t, labels, keep=keep)
+    loss = flow_loss(output.velocity, path.target(x0, noise))
+    scalars = {"flow": loss.detach().mean()}
+    if keep:
+        assert batch.teacher is not None, "the latent cache holds no teacher features"
+        aligned = alignment_loss(state.modules["projector"](output.hidden[keep[0]]), batch.teacher)
+        scalars["alignment"] = aligned.detach().mean()
+        loss = loss + config.alignment.weight * aligned
+    yield Objective("flow", loss, scalars)
+
+
+def draw_times(config: TimesConfig, streams: Streams) -> Tensor:
+    """(B,) float32 times by the exact inverse CDF."""
+    uniform = streams.uniform(dtype=torch.float64)
+    return times.quantile(
+        config.distribution, uniform, alpha=config.alpha, mu=config.mu, sigma=config.sigma
+    ).float()
+
+
+@torch.no_grad()
+def preview(state: TrainState) -> dict[str, Tensor]:
+    """Sixteen samples of the EMA weights by 25 Euler steps, classes in turn."""
+    fixed, model = state.fixed, state.emas["model"].module
+    indices = torch.arange(16, device=state.device)
+    spec = fixed.autoencoder.spec
+    x = Streams.for_samples(fixed.config.loop.seed, indices, purpose="preview").normal(
+        spec.channels, spec.grid, spec.grid
+    )
+    labels = indices % fixed.null_label
+    z = euler(lambda x, t: model(x, t, labels).velocity, x, sampling_grid(25, fixed.config.times.alpha))
+    return {"samples": to_uint8(fixed.autoencoder.decode(z)).cpu()}
+
+
+def export(state: TrainState, folder: Path) -> Path:
+    """Write the EMA weights as `model.safetensors`, with what they were trained in beside them."""
+    file = folder / "model.safetensors"
+    backbones.save(state.emas["model"].module, file, {"autoencoder": state.fixed.config.autoencoder})
+    return file
+
+
+FLOW = Recipe(dataset=ensure_latents, setup=setup, objectives=objectives, preview=preview, export=export)

@@ -1,0 +1,113 @@
+"""Drive the loop for a person: run folder, resume, progress bar, TensorBoard, previews, final export."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowlab.core import checkpoints
+from flowlab.core.config import config_id, to_dict
+from flowlab.core.files import read_json, write_json
+from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
+from flowlab.train.features import JUDGE, TEACHER, JudgeConfig, TeacherConfig
+from flowlab.train.flow import FLOW, FlowConfig
+from flowlab.train.loop import train
+from flowlab.train.state import Recipe, Record, TrainState
+
+__all__ = ["RECIPES", "claim_folder", "recipe_of", "run", "start"]
+
+RECIPES: dict[type, Recipe] = {
+    AutoencoderConfig: AUTOENCODER,
+    FlowConfig: FLOW,
+    TeacherConfig: TEACHER,
+    JudgeConfig: JUDGE,
+}
+
+
+def run(config: Any, folder: Path | str, *, until_step: int | None = None, log_every: int = 25) -> Path:
+    """Train `config` in `folder` and return the exported file; the same call resumes.
+
+    Leaves `config.json`, `checkpoints/`, `previews/` and `tensorboard/` in the folder.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+    from tqdm import tqdm
+
+    folder = Path(folder)
+    state, records = start(config, folder, until_step)
+    total = min(config.loop.num_steps, until_step or config.loop.num_steps)
+    newest = checkpoints.latest(folder / "checkpoints")
+    done = checkpoints.step_of(newest) if newest else 0
+    with (
+        SummaryWriter(str(folder / "tensorboard")) as writer,
+        tqdm(total=total, initial=done, unit="step") as bar,
+    ):
+        for record in records:
+            bar.update()
+            if record.step % log_every == 0 or record.saved:
+                values = {name: float(value) for name, value in record.scalars.items()}
+                _log(writer, record, values)
+                bar.set_postfix(
+                    {name.split("/")[-1]: f"{value:.4g}" for name, value in list(values.items())[:3]}
+                )
+            if record.saved:
+                write_previews(recipe_of(config).preview(state), folder / "previews", record.step, writer)
+    return recipe_of(config).export(state, folder)
+
+
+def start(config: Any, folder: Path, until_step: int | None = None) -> tuple[TrainState, Iterator[Record]]:
+    """The state and the iterator of updates; nothing is trained until the caller asks for a record."""
+    recipe = recipe_of(config)
+    claim_folder(config, folder)
+    dataset = recipe.dataset(config)
+    state = recipe.setup(config, dataset)
+    return state, train(recipe, state, dataset, config.loop, folder / "checkpoints", until_step)
+
+
+def recipe_of(config: Any) -> Recipe:
+    """The recipe that trains this kind of configuration."""
+    assert type(config) in RECIPES, f"no recipe trains {type(config).__name__}"
+    return RECIPES[type(config)]
+
+
+def claim_folder(config: Any, folder: Path) -> None:
+    """Write config.json, or refuse a folder that holds another configuration."""
+    path = folder / "config.json"
+    own = {"kind": type(config).__name__, "id": config_id(config), "config": to_dict(config)}
+    if path.exists():
+        found = read_json(path)
+        if found["id"] != own["id"]:
+            difference = _first_difference(own["config"], found["config"])
+            raise ValueError(
+                f"{folder} holds another configuration ({difference}); give another --out or delete it"
+            )
+        return
+    write_json(path, own)
+
+
+def write_previews(images: Mapping[str, Tensor], folder: Path, step: int, writer: Any = None) -> None:
+    """Grids of uint8 images as PNG, and into TensorBoard."""
+    from flowlab.core.pixels import contact_sheet
+    from flowlab.data.transforms import to_pil
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, batch in images.items():
+        sheet = contact_sheet(batch, columns=8)
+        to_pil(sheet).save(folder / f"{name.replace(' ', '_')}_{step:08d}.png")
+        if writer is not None:
+            writer.add_image(name, sheet, step)
+
+
+def _log(writer: Any, record: Record, values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        writer.add_scalar(name, value, record.step)
+
+
+def _first_difference(own: Any, found: Any, where: str = "") -> str:
+    if isinstance(own, dict) and isinstance(found, dict):
+        for name in own:
+            if own[name] != found.get(name):
+                return _first_difference(own[name], found.get(name), f"{where}.{name}".lstrip("."))
+    return f"{where} is {found!r} there and {own!r} here"

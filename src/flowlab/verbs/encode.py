@@ -1,0 +1,82 @@
+"""`flowlab encode`: a data set becomes moments in safetensors shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["EncodeOptions", "encode"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """What to encode, and how it is kept."""
+
+    dataset: str = "digits"
+    """An embedded data set, or a folder of class folders."""
+    split: str = "train"
+    """A split of the data set; `all` for a folder without splits."""
+    num_images: int | None = None
+    """The first so many images; by default all."""
+    out: Path | None = None
+    """The cache's folder; by default runs/cache/NAME_DATASET_SPLIT. The same command finishes it."""
+    flips: bool = False
+    """Store the mirrored images too (the latent of a mirrored image is not the mirrored latent)."""
+    teacher: str | None = None
+    """Store this network's tokens beside the moments, for REPA."""
+    dtype: str = "float16"
+    """float32, float16 or bfloat16."""
+    shard_size: int = 4096
+    """Images per file."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+
+
+def encode(autoencoder: str, options: EncodeOptions) -> None:
+    """Images => moments in safetensors shards with an index."""
+    import torch
+    from tqdm import tqdm
+
+    from flowlab import autoencoders
+    from flowlab.core.devices import default_device
+    from flowlab.core.pixels import to_float
+    from flowlab.core.weights import tensors_id
+    from flowlab.data import datasets
+    from flowlab.data.latents import write_cache
+    from flowlab.features.embedded import load_teacher
+
+    device = default_device()
+    model = autoencoders.load(autoencoder).to(device)
+    images = datasets.load(
+        options.dataset, options.split, num_images=options.num_images, resolution=model.spec.resolution
+    )
+    name = f"{model.spec.name}_{Path(options.dataset).name}_{options.split}"
+    folder = options.out or Path("runs/cache") / name
+    shape = f"{model.spec.channels} x {model.spec.grid} x {model.spec.grid}"
+    print(f"{len(images):,} images of {images.identity}")
+    print(f"=> latents {shape} of {model.spec.name} {model.identity}, {options.dtype}, in {folder}")
+    if options.dry_run:
+        return
+    teacher = load_teacher(options.teacher).to(device) if options.teacher else None
+
+    @torch.no_grad()
+    def moments(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return model.encode(to_float(pixels).to(device))
+
+    def done(num_images: int) -> None:
+        bar.update(num_images)
+
+    with tqdm(total=len(images), unit="image") as bar:
+        index = write_cache(
+            folder,
+            images,
+            moments,
+            identity=model.identity,
+            teacher=teacher and (lambda pixels: teacher(pixels.to(device))),
+            teacher_identity=tensors_id(teacher.state_dict()) if teacher else None,
+            flips=options.flips,
+            dtype=options.dtype,
+            shard_size=options.shard_size,
+            progress=done,
+        )
+    print(index)

@@ -1,0 +1,71 @@
+"""Configurations survive JSON; a fault names the field."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from flowlab.core.config import config_id, from_dict, to_dict
+from flowlab.presets import PRESETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.1
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    size: int
+    mode: Literal["a", "b"] = "a"
+    pair: tuple[int, float] = (1, 2.0)
+    inner: Inner = field(default_factory=Inner)
+    maybe: Inner | None = None
+
+
+def test_round_trip_through_json():
+    config = Outer(size=3, mode="b", inner=Inner(rate=1.0, names=("x", "y")), maybe=Inner())
+    assert from_dict(Outer, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_json(name):
+    config = PRESETS[name]()
+    assert from_dict(type(config), json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "lacks the field 'size'"),
+        ({"size": 1, "sise": 2}, "unknown field 'sise'"),
+        ({"size": "3"}, "config.size is '3'; expected int"),
+        ({"size": True}, "config.size is True; expected int"),
+        ({"size": 1, "mode": "c"}, "choose from: a, b"),
+        ({"size": 1, "pair": [1]}, "config.pair has 1 items"),
+        ({"size": 1, "inner": {"rate": "fast"}}, "config.inner.rate is 'fast'"),
+        ({"size": 1, "inner": 5}, "expected the fields of Inner"),
+    ],
+)
+def test_faults_are_named(values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(Outer, values)
+
+
+def test_an_integer_serves_as_a_float_and_changes_no_id():
+    assert from_dict(Inner, {"rate": 1}) == Inner(rate=1.0)
+    assert config_id(from_dict(Inner, {"rate": 1})) == config_id(Inner(rate=1.0))
+
+
+def test_the_id_changes_with_any_field():
+    ids = {config_id(c) for c in (Outer(size=1), Outer(size=2), Outer(size=1, inner=Inner(rate=0.2)))}
+    assert len(ids) == 3 and all(len(name) == 12 for name in ids)
+
+
+def test_only_plain_values_are_saved():
+    with pytest.raises(ValueError, match="only plain values"):
+        to_dict({1, 2})

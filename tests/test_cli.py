@@ -1,0 +1,143 @@
+"""The command line: help that costs nothing, examples that parse, and faults as one line."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.verbs.command import flowlab
+
+from flowlab.cli import VERBS
+from flowlab.verbs.console import Group, Verb, dispatch
+
+Capture = pytest.CaptureFixture[str]
+
+
+def all_verbs() -> Iterator[tuple[str, Verb]]:
+    for name, found in VERBS.items():
+        if isinstance(found, Group):
+            yield from ((f"{name} {inner}", verb) for inner, verb in found.verbs.items())
+        else:
+            yield name, found
+
+
+EXAMPLES = [(name, verb, example) for name, verb in all_verbs() for example in verb.examples]
+
+
+# ---- help --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["study", "--help"], ["evaluate"], ["--version"]])
+def test_the_list_of_verbs_imports_nothing_heavy(words: list[str]) -> None:
+    script = (
+        "import sys; from flowlab.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'sklearn', 'plotly', 'tyro'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_the_list_of_verbs_names_each(capsys: Capture) -> None:
+    assert flowlab("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in VERBS) and "examples:" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "verb"), list(all_verbs()), ids=lambda item: item if isinstance(item, str) else ""
+)
+def test_help_of_a_verb_has_examples_and_choices(name: str, verb: Verb, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        flowlab(*name.split(), "--help")
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert "examples:" in text and all(example in text for example in verb.examples)
+    assert all(choice in text for choice in (verb.names() if verb.names else ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "verb", "example"), EXAMPLES, ids=lambda item: item if isinstance(item, str) else ""
+)
+def test_examples_parse(name: str, verb: Verb, example: str) -> None:
+    calls: list[tuple[Any, ...]] = []
+    words = shlex.split(example)
+    assert words[0] == "flowlab" and " ".join(words[1:]).startswith(name)
+    dispatch({"verb": _recording(verb, calls)}, ["verb", *words[1 + len(name.split()) :]], "")
+    assert len(calls) == 1 and isinstance(calls[0][-1], verb.options)
+
+
+def _recording(verb: Verb, calls: list[tuple[Any, ...]]) -> Verb:
+    return replace(verb, run=lambda *given: calls.append(given))
+
+
+def test_any_field_of_a_configuration_is_an_option() -> None:
+    calls: list[tuple[Any, ...]] = []
+    train = VERBS["train"]
+    assert isinstance(train, Verb)
+    words = "--optimiser.learning-rate 3e-4 --times.alpha 6.93 --loop.save-steps 5 7 --backbone mini"
+    dispatch({"train": _recording(train, calls)}, ["train", "flow_flux2_digits", *words.split()], "")
+    name, config, options = calls[0]
+    assert (name, options.out, options.dry_run) == ("flow_flux2_digits", None, False)
+    assert config.optimiser.learning_rate == 3e-4 and config.times.alpha == 6.93
+    assert config.loop.save_steps == (5, 7) and config.backbone == "mini"
+
+
+# ---- faults: one line, exit code 2, nothing written --------------------------------------------------------
+
+FAULTS = [
+    ("nosuch", "choose from: doctor, train, encode, generate, evaluate, study"),
+    ("study nosuch", "choose from: plan, run, status, report"),
+    ("train", "needs PRESET as its first argument; choose from: teacher_digits"),
+    ("train nosuch", "unknown preset 'nosuch'; choose from: teacher_digits"),
+    ("train ae_sd_digits --optimiser.learning-rate fast", "could not convert string to float: 'fast'"),
+    ("train ae_sd_digits --optimiser.lr 1", "Unrecognized options: --optimiser.lr, 1; perhaps --optimiser"),
+    ("train ae_sd_digits --until-step 1.5", "--until-step"),
+    ("encode nosuch", "choose from: sd, flux1"),
+    ("encode nosuch.safetensors", "no weights at nosuch.safetensors"),
+    ("generate nosuch.safetensors", "no weights at nosuch.safetensors"),
+    ("generate nosuch.safetensors --num-images 0", "--num-images is 0; ask for 1 or more"),
+    (
+        "evaluate generation nosuch.safetensors --shifts 1 0",
+        "the shift alpha is 0.0; it must be a positive number",
+    ),
+    ("evaluate generation nosuch.safetensors --num-samples 0", "--num-samples is 0"),
+    ("evaluate reconstruction nosuch", "choose from: sd, flux1"),
+    ("study plan nosuch", "unknown study 'nosuch'; choose from: quickstart, mini, shift_law"),
+    ("study plan mini --train-shifts 1 -2", "a training shift is -2.0; it must be above 0"),
+    ("study plan mini --sample-shifts 0", "a sampling shift is 0.0; it must be above 0"),
+    ("study plan mini --num-samples 0", "num_samples is 0"),
+    ("study plan mini --autoencoders vqgan", "unknown autoencoder 'vqgan'; choose from: sd, flux1"),
+    ("study plan mini --distributions cosine", "unknown timestep distribution 'cosine'"),
+    ("study plan quickstart --train-shifts 4.63", "--train-shifts has no effect"),
+    ("study plan quickstart --arms sd/none/ln", "--arms"),
+    ("study run quickstart --budget soon", "cannot read 'soon' as a duration"),
+    ("study status nosuch", "unknown study 'nosuch'"),
+    ("study status quickstart", "study.json"),
+]
+
+
+@pytest.mark.parametrize(("line", "part"), FAULTS, ids=[line for line, _ in FAULTS])
+def test_fault_is_one_line(line: str, part: str, capsys: Capture, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert flowlab(*line.split()) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("error: ") and complaint.count("\n") == 1 and part in complaint, complaint
+    assert list(tmp_path.iterdir()) == [], "a fault leaves nothing behind"
+
+
+def test_exit_code_and_no_traceback_of_the_real_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flowlab", "train", "nosuch"], capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: unknown preset 'nosuch'") and done.stderr.count("\n") == 1

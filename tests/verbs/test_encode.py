@@ -1,0 +1,54 @@
+"""`flowlab encode` of a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tests.verbs.command import flowlab
+
+from flowlab import autoencoders
+from flowlab.autoencoders.sizes import build as build_autoencoder
+from flowlab.core.files import read_json
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_encode_a_folder_and_refuse_damaged_images(toys: Path, tmp_path: Path, capsys: Capture) -> None:
+    common = (
+        "encode",
+        toys / "ae.safetensors",
+        "--dataset",
+        toys / "images",
+        "--split",
+        "all",
+        "--out",
+        tmp_path / "c",
+    )
+    assert flowlab(*common, "--dry-run") == 0 and not (tmp_path / "c").exists()
+    assert flowlab(*common) == 0
+    assert read_json(tmp_path / "c" / "index.json")["plan"]["num_images"] == 12
+    bad = tmp_path / "images" / "0"
+    bad.mkdir(parents=True)
+    whole = (toys / "images" / "0" / "0.png").read_bytes()
+    for name, data, part in (("cut", whole[:60], "cut.png"), ("size", None, "size.png")):
+        path = bad / f"{name}.png"
+        path.write_bytes(data) if data else Image.new("RGB", (31, 40)).save(path)
+        assert (
+            flowlab(*common[:2], "--dataset", tmp_path / "images", "--split", "all", "--out", tmp_path / "d")
+            == 2
+        )
+        assert part in capsys.readouterr().err
+        path.unlink()
+    assert not (tmp_path / "d" / "index.json").exists()
+
+
+def test_a_cache_of_another_encoder_is_refused(toys: Path, tmp_path: Path, capsys: Capture) -> None:
+    torch.manual_seed(1)
+    autoencoders.save(build_autoencoder("flux1"), tmp_path / "other.safetensors")
+    common = ("--dataset", toys / "images", "--split", "all", "--out", tmp_path / "cache")
+    assert flowlab("encode", toys / "ae.safetensors", *common) == 0
+    assert flowlab("encode", tmp_path / "other.safetensors", *common) == 2
+    assert "choose another folder" in capsys.readouterr().err

@@ -1,0 +1,30 @@
+"""`flowlab evaluate` with untrained networks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.verbs.command import flowlab
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_evaluate_appends_rows(
+    toys: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judge, rows = ("--judge", toys / "judge.safetensors"), ("--out", tmp_path / "rows.jsonl")
+    teacher = ("--teacher", toys / "teacher.safetensors", "--num-images", 80)
+    assert flowlab("evaluate", "reconstruction", toys / "ae.safetensors", *judge, *teacher, *rows) == 0
+    few = ("--num-samples", 70, "--num-reference", 80, "--num-steps", 2)
+    assert (
+        flowlab(
+            "evaluate", "generation", toys / "model.safetensors", *judge, *few, *rows, "--shifts", 1, 2.95
+        )
+        == 0
+    )
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [row.get("sampleshift") for row in found] == [None, 1.0, 2.95]
+    assert found[0]["psnr"] > 0 and found[1]["fid"] > 0 and found[1]["features"]
