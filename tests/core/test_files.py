@@ -62,7 +62,10 @@ def test_weights_round_trip_to_the_bit(tmp_path):
     assert metadata == {"k": "v"} and tensors_id(tensors) == tensors_id(module.state_dict())
     other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     load_strict(other, tensors)
-    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,4 +146,9 @@ def test_contact_sheet_places_images_row_by_row():
     images = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 2, 2)
     sheet = contact_sheet(images, columns=2, gap=1)
     assert sheet.shape == (3, 7, 7)
-    assert [int(sheet[0, 1, 1]), int(sheet[0, 1, 4]), int(sheet[0, 4, 1]), int(sheet[0, 4, 4])] == [0, 1, 2, 255]
+    assert [int(sheet[0, 1, 1]), int(sheet[0, 1, 4]), int(sheet[0, 4, 1]), int(sheet[0, 4, 4])] == [
+        0,
+        1,
+        2,
+        255,
+    ]

@@ -54,8 +54,8 @@ def find_chromium() -> str | None:
 class Chromium:
     """One tab of a browser of its own, which nothing else shares and which keeps nothing.
 
-    `faults`: console errors and warnings, uncaught exceptions. `foreign_requests`: every address that was asked
-    for and is not the open file.
+    `faults`: console errors and warnings, uncaught exceptions. `foreign_requests`: every address that was
+    asked for and is not the open file.
     """
 
     def __init__(self, *, width: int = 1400, height: int = 900, dark: bool = False) -> None:

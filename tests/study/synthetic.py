@@ -151,10 +151,10 @@ def reconstruction(aes: Sequence[str] = ALL_AES) -> pd.DataFrame:
             {
                 "ae": ae, "dataset": "digits", "split": "heldout", "num_images": 1000, "psnr": psnr,
                 "psnr_se": 0.08, "ssim": ssim, "ssim_se": 0.0013, "perceptual": perceptual,
-                "perceptual_se": 0.0017, "perceptual_features": "digits teacher", "rfid": rfid, "rfid_se": 0.02,
-                "features": "digits judge", "channels": channels, "num_tokens": 16, "stride": 8,
-                "bits_per_pixel": channels / 4, "parameters": 1_420_000, "identity": f"{ae}-0123456789ab",
-                "flowlab": "0.1.0", "created": "2026-01-01T00:00:00+00:00",
+                "perceptual_se": 0.0017, "perceptual_features": "digits teacher", "rfid": rfid,
+                "rfid_se": 0.02, "features": "digits judge", "channels": channels, "num_tokens": 16,
+                "stride": 8, "bits_per_pixel": channels / 4, "parameters": 1_420_000,
+                "identity": f"{ae}-0123456789ab", "flowlab": "0.1.0", "created": "2026-01-01T00:00:00+00:00",
             }
         )  # fmt: skip
     return pd.DataFrame(table)
@@ -206,21 +206,34 @@ def _tile(grid: list[list[Image.Image]]) -> Image.Image:
 # ---- a run folder ------------------------------------------------------------------------------------------
 
 
-def study(aes: Sequence[str] = PAPER_AES, seeds: Sequence[int] = (0, 1)) -> Study:
+def study(
+    aes: Sequence[str] = PAPER_AES, seeds: Sequence[int] = (0, 1), shifts: Sequence[float] = SHIFTS
+) -> Study:
     """The settings that `rows` fulfil."""
     return Study(
-        name="made_up", autoencoders=tuple(aes), seeds=tuple(seeds), num_steps=STEPS[-1], checkpoints=STEPS
+        name="made_up",
+        autoencoders=tuple(aes),
+        seeds=tuple(seeds),
+        train_shifts=tuple(shifts),
+        sample_shifts=tuple(shifts),
+        num_steps=STEPS[-1],
+        checkpoints=STEPS,
     )
 
 
 def write_run(
-    folder: Path, *, aes: Sequence[str] = PAPER_AES, seeds: Sequence[int] = (0, 1), sweep: bool = True
+    folder: Path,
+    *,
+    aes: Sequence[str] = PAPER_AES,
+    seeds: Sequence[int] = (0, 1),
+    shifts: Sequence[float] = SHIFTS,
+    sweep: bool = True,
 ) -> Path:
     """A finished run folder of made-up numbers."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [rows(aes=aes, seeds=seeds)] + ([sweep_rows(aes)] if sweep else [])
+    parts = [rows(aes=aes, seeds=seeds, shifts=shifts)] + ([sweep_rows(aes)] if sweep else [])
     results.write_results(folder / "results.parquet", pd.concat(parts, ignore_index=True))
     results.write_reconstruction(folder / "reconstruction.parquet", reconstruction(aes))
-    write_json(folder / "study.json", to_dict(study(aes, seeds)))
+    write_json(folder / "study.json", to_dict(study(aes, seeds, shifts)))
     write_pictures(folder / "samples", aes)
     return folder

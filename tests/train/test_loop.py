@@ -19,7 +19,9 @@ ADAMW = OptimiserConfig(learning_rate=0.05, weight_decay=0.01, schedule="cosine"
 LOOP = LoopConfig(batch_size=12, num_steps=9, save_steps=(4,), check_every=3)
 
 
-def finished(loop: LoopConfig, folder: Path, optimiser: OptimiserConfig = ADAMW, until: int | None = None) -> TrainState:
+def finished(
+    loop: LoopConfig, folder: Path, optimiser: OptimiserConfig = ADAMW, until: int | None = None
+) -> TrainState:
     kind = recipe()
     state = kind.setup(optimiser, Ramps())
     for _ in train(kind, state, Ramps(), loop, folder, until):
@@ -65,7 +67,9 @@ def test_a_non_finite_loss_stops_with_its_step_and_is_never_saved(tmp_path):
             pass
     newest = checkpoints.latest(tmp_path)
     assert newest is not None and checkpoints.step_of(newest) == 4
-    assert all(tensor.isfinite().all() for tensor in weights(state)), "the masked update must leave weights finite"
+    assert all(tensor.isfinite().all() for tensor in weights(state)), (
+        "the masked update must leave weights finite"
+    )
 
 
 def test_records_come_after_the_update(tmp_path):

@@ -51,7 +51,10 @@ def recipe(*, poison_at: int = 0, batch_level: bool = False) -> Recipe:
         net = Net()
         trainable = Trainable(optim.build(net.parameters(), config), config)
         return TrainState(
-            modules={"net": net}, optimisers={"main": trainable}, emas={"net": Ema(net, 0.9)}, device=torch.device("cpu")
+            modules={"net": net},
+            optimisers={"main": trainable},
+            emas={"net": Ema(net, 0.9)},
+            device=torch.device("cpu"),
         )
 
     def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Iterator[Objective]:
@@ -60,11 +63,17 @@ def recipe(*, poison_at: int = 0, batch_level: bool = False) -> Recipe:
         loss = (state.modules["net"](x) - randomness("target").normal(4)).pow(2).mean(1)
         if poison_at and state.step + 1 >= poison_at:
             loss = loss * float("inf")
-        yield Objective("main", loss.mean() if batch_level else loss, {"mean": x.detach().mean()}, batch_level)
+        yield Objective(
+            "main", loss.mean() if batch_level else loss, {"mean": x.detach().mean()}, batch_level
+        )
 
     def export(state: TrainState, folder: Path) -> Path:
         return folder
 
     return Recipe(
-        dataset=lambda config: Ramps(), setup=setup, objectives=objectives, preview=lambda state: {}, export=export
+        dataset=lambda config: Ramps(),
+        setup=setup,
+        objectives=objectives,
+        preview=lambda state: {},
+        export=export,
     )

@@ -54,7 +54,7 @@ class LatentSpec:
 
 
 class Autoencoder(nn.Module, ABC):
-    """Pixels are float32 NCHW in [-1, 1]; a final latent is (B, channels, h, w), about zero mean, unit scale."""
+    """Pixels are float32 NCHW in [-1, 1]; a final latent is (B, channels, h, w) of about unit scale."""
 
     spec: LatentSpec
 
@@ -84,10 +84,14 @@ class Autoencoder(nn.Module, ABC):
         if pixels.ndim != 4 or pixels.shape[1] != 3:
             raise ValueError(f"pixels have shape {tuple(pixels.shape)}; expected (batch, 3, height, width)")
         if not pixels.is_floating_point():
-            raise ValueError(f"pixels are {pixels.dtype}; expected float in [-1, 1] (core.pixels.to_float converts)")
+            raise ValueError(
+                f"pixels are {pixels.dtype}; expected float in [-1, 1] (core.pixels.to_float converts)"
+            )
         height, width = pixels.shape[2:]
         if height % self.spec.stride or width % self.spec.stride:
-            raise ValueError(f"{height} x {width} pixels; {self.spec.name} takes multiples of {self.spec.stride}")
+            raise ValueError(
+                f"{height} x {width} pixels; {self.spec.name} takes multiples of {self.spec.stride}"
+            )
 
     @property
     def identity(self) -> str:

@@ -21,7 +21,8 @@ __all__ = ["load", "save"]
 def load(name_or_path: str | Path, **overrides: Any) -> Autoencoder:
     """A frozen autoencoder by its name in AUTOENCODERS or by the path of its weights.
 
-    `overrides` replace fields of the file's KLSpec or RAESpec that its tensors cannot tell, such as `resolution`.
+    `overrides` replace fields of the file's KLSpec or RAESpec that its tensors cannot tell, such as
+    `resolution`.
     """
     path = Path(name_or_path)
     if path.suffix != ".safetensors":

@@ -1,8 +1,10 @@
-"""The convolutional KL autoencoder of latent diffusion (Rombach et al. 2022): SD, FLUX.1 and FLUX.2 by options.
+"""The convolutional KL autoencoder of latent diffusion (Rombach et al. 2022): SD, FLUX.1 and FLUX.2 by
+options.
 
-Names of modules follow the official checkpoints. The small models add one option of ours, a linear path beside
-the convolutions that starts as the principal components of image patches: a small network trained for minutes from
-scratch blurs, and every FID measured behind it means nothing; with the path it starts from the best linear code.
+Names of modules follow the official checkpoints. The small models add one option of ours, a linear path
+beside the convolutions that starts as the principal components of image patches: a small network trained
+for minutes from scratch blurs, and every FID measured behind it means nothing; with the path it starts
+from the best linear code.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ class KLAutoencoder(Autoencoder):
         self.normalise.fit(patchify(means, self.options.patch))
 
     @property
-    def last_encoder_weight(self) -> nn.Parameter:
+    def last_encoder_weight(self) -> Tensor:
         """Where the adaptive weight of the semantic loss measures gradients."""
         return self.encoder.conv_out.weight
 
@@ -106,7 +108,9 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         before = widths[0]
         for level, width in enumerate(widths):
-            blocks = [ResBlock(before if i == 0 else width, width, spec.groups) for i in range(spec.num_res_blocks)]
+            blocks = [
+                ResBlock(before if i == 0 else width, width, spec.groups) for i in range(spec.num_res_blocks)
+            ]
             stage = nn.ModuleDict({"block": nn.ModuleList(blocks)})
             if level < len(widths) - 1:
                 stage["downsample"] = Downsample(width)
@@ -115,7 +119,9 @@ class Encoder(nn.Module):
         self.mid = Middle(before, spec)
         self.norm_out = nn.GroupNorm(spec.groups, before, eps=1e-6)
         self.conv_out = conv3(before, 2 * spec.latent_channels)
-        self.quant_conv = nn.Conv2d(2 * spec.latent_channels, 2 * spec.latent_channels, 1) if spec.quant_conv else None
+        self.quant_conv = (
+            nn.Conv2d(2 * spec.latent_channels, 2 * spec.latent_channels, 1) if spec.quant_conv else None
+        )
 
     def forward(self, pixels: Tensor) -> Tensor:
         h = self.conv_in(pixels)
@@ -135,7 +141,9 @@ class Decoder(nn.Module):
         super().__init__()
         widths = [spec.channels * m for m in spec.multipliers]
         before = widths[-1]
-        self.post_quant_conv = nn.Conv2d(spec.latent_channels, spec.latent_channels, 1) if spec.quant_conv else None
+        self.post_quant_conv = (
+            nn.Conv2d(spec.latent_channels, spec.latent_channels, 1) if spec.quant_conv else None
+        )
         self.conv_in = conv3(spec.latent_channels, before)
         self.mid = Middle(before, spec)
         stages = []
@@ -263,7 +271,9 @@ class LinearPath(nn.Module):
     def fit(self, pixels: Tensor) -> None:
         """Start as whitened principal components of the patches of `pixels` (n, 3, H, W)."""
         stride = self.analysis.stride[0]
-        rows = F.unfold(pixels.double(), stride, stride=stride).transpose(1, 2).flatten(0, 1)  # (n tokens, 3 s s)
+        rows = (
+            F.unfold(pixels.double(), stride, stride=stride).transpose(1, 2).flatten(0, 1)
+        )  # (n tokens, 3 s s)
         mean = rows.mean(0)
         values, vectors = torch.linalg.eigh((rows - mean).T @ (rows - mean) / len(rows))
         num = self.analysis.out_channels

@@ -1,8 +1,8 @@
 """Loss terms of autoencoder training; one value per example unless the name says batch.
 
-Reductions are part of the names of the weights: reconstruction is the mean over pixels and colours, the perceptual
-distance is a mean over positions summed over layers, KL is the sum over the latent's numbers. LDM sums all three
-over pixels, so its KL weight 1e-6 is 1e-6 x (3 H W) on this scale.
+Reductions are part of the names of the weights: reconstruction is the mean over pixels and colours, the
+perceptual distance is a mean over positions summed over layers, KL is the sum over the latent's numbers.
+LDM sums all three over pixels, so its KL weight 1e-6 is 1e-6 x (3 H W) on this scale.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def reconstruction(output: Tensor, pixels: Tensor, power: int = 1) -> Tensor:
 
 
 def kl_divergence(moments: Moments) -> Tensor:
-    """(B,) KL(N(mean, var) || N(0, 1)) in nats, summed over the latent (Kingma and Welling 2014, appendix B)."""
+    """(B,) KL(N(mean, var) || N(0, 1)) in nats, summed over the latent (Kingma and Welling 2014, app. B)."""
     assert moments.logvar is not None, "a deterministic encoder has no KL term"
     terms = moments.mean.pow(2) + moments.logvar.exp() - 1 - moments.logvar
     return 0.5 * terms.flatten(1).sum(1)
@@ -47,7 +47,9 @@ class SemanticLoss(nn.Module):
     linear map, must match frozen features token by token (cosine) and in its similarities (distance matrix).
     """
 
-    def __init__(self, channels: int, teacher_channels: int, cosine_margin: float = 0.5, matrix_margin: float = 0.25):
+    def __init__(
+        self, channels: int, teacher_channels: int, cosine_margin: float = 0.5, matrix_margin: float = 0.25
+    ):
         super().__init__()
         self.lift = nn.Linear(channels, teacher_channels, bias=False)
         self.cosine_margin = cosine_margin
@@ -61,8 +63,8 @@ class SemanticLoss(nn.Module):
         return cosine + F.relu(difference.abs() - self.matrix_margin).mean((1, 2))
 
 
-def adaptive_weight(main: Tensor, extra: Tensor, parameter: nn.Parameter, maximum: float = 1e4) -> Tensor:
-    """||d main / d parameter|| / (||d extra / d parameter|| + 1e-4), detached and clamped (Esser et al. 2021, eq. 7).
+def adaptive_weight(main: Tensor, extra: Tensor, parameter: Tensor, maximum: float = 1e4) -> Tensor:
+    """||d main / d parameter|| / (||d extra / d parameter|| + 1e-4), clamped (Esser et al. 2021, eq. 7).
 
     Both losses are scalars over the whole batch, so a term that uses this weight is batch-level.
     """

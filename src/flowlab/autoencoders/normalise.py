@@ -20,7 +20,7 @@ def unpatchify(z: Tensor, patch: int) -> Tensor:
 
 
 class ScaleShift(nn.Module):
-    """One scale and one shift for the whole latent: (z - shift) scale (SD: 0.18215, 0; FLUX.1: 0.3611, 0.1159)."""
+    """(z - shift) scale for the whole latent (SD: 0.18215 and 0; FLUX.1: 0.3611 and 0.1159)."""
 
     scale: Tensor
     shift: Tensor
@@ -42,7 +42,7 @@ class ScaleShift(nn.Module):
 
 
 class BatchStatistics(nn.Module):
-    """Mean and variance per channel, as FLUX.2's BatchNorm2d without affine in eval mode (eps 1e-4 both ways)."""
+    """Mean and variance per channel, as FLUX.2's BatchNorm2d in eval mode (no affine, eps 1e-4 both ways)."""
 
     running_mean: Tensor
     running_var: Tensor

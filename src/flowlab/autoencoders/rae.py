@@ -1,4 +1,6 @@
-"""Representation autoencoder (Zheng et al. 2025, arXiv 2510.11690): a frozen feature network encodes, a ViT decodes."""
+"""Representation autoencoder (Zheng et al. 2025, arXiv 2510.11690): a frozen feature network encodes, a
+ViT decodes.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,11 @@ class RepresentationAutoencoder(Autoencoder):
         self.options = spec
         teacher = spec.encoder
         self.spec = LatentSpec(
-            name=name, family="rae", stride=teacher.patch, channels=teacher.channels, resolution=teacher.resolution
+            name=name,
+            family="rae",
+            stride=teacher.patch,
+            channels=teacher.channels,
+            resolution=teacher.resolution,
         )
         self.encoder = Teacher(teacher).eval().requires_grad_(False)
         self.normalise = Whitening(teacher.channels, teacher.grid)

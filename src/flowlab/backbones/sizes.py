@@ -19,7 +19,8 @@ class Size:
     depth: int
     heads: int
     mlp: str = "gelu"
-    """A key of MLPS. The two CPU sizes take the exact GELU: the tanh form costs a quarter of a forward there."""
+    """A key of MLPS. The two CPU sizes take the exact GELU: the tanh form costs a quarter of a forward
+    there."""
 
 
 # Parameters with 4 latent channels, patch 2, a 32 x 32 latent, 1000 classes; position table included.

@@ -1,10 +1,10 @@
 """Randomness keyed by (seed, sample index, step, purpose): one independent stream per image.
 
 The noise, time, posterior draw and flip of an image are the same whatever the batch size, micro-batch or
-rank count, because each number is a hash of its own address rather than the next output of a shared generator.
-The hash is SplitMix64's output function (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number
-generators", Fig. 14) over a counter; everything is int64 tensor arithmetic, so it runs vectorised on any
-device and never synchronises.
+rank count, because each number is a hash of its own address rather than the next output of a shared
+generator. The hash is SplitMix64's output function (Steele, Lea and Flood 2014, "Fast splittable
+pseudorandom number generators", Fig. 14) over a counter; everything is int64 tensor arithmetic, so it
+runs vectorised on any device and never synchronises.
 """
 
 from __future__ import annotations

@@ -33,12 +33,12 @@ def write_weights(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a safetensors file atomically; shared storage is copied apart."""
+    whole = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
     with atomic_path(path) as draft:
-        save_file(
-            {name: t.detach().contiguous().clone() for name, t in tensors.items()},
-            draft,
-            dict(metadata or {}),
-        )
+        try:
+            save_file(whole, draft, dict(metadata or {}))
+        except SafetensorError as problem:  # safetensors' own words for a full disk
+            raise OSError(f"cannot write {path}: {problem}") from problem
 
 
 def load_strict(

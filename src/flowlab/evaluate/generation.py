@@ -1,4 +1,6 @@
-"""A flow model => FID at several sampling shifts, from shared noise and labels so that comparisons are paired."""
+"""A flow model => FID at several sampling shifts, from shared noise and labels so that comparisons are
+paired.
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from flowlab.core.pixels import to_float, to_uint8
 from flowlab.data.batch import Dataset, in_order
 from flowlab.evaluate.reference import features_of
 from flowlab.features.embedded import Judge, Teacher
-from flowlab.metrics.frechet import Reference, frechet_bootstrap, statistics
+from flowlab.metrics.frechet import frechet_distance, frechet_paired_bootstrap, statistics
 from flowlab.metrics.paired import feature_distance, mean_and_error, psnr, ssim
 
 __all__ = ["evaluate", "reconstruct"]
@@ -46,12 +46,11 @@ def evaluate(
     for name, values in paired.items():
         summary = mean_and_error(values)
         row |= {name: summary.mean, f"{name}_se": summary.standard_error}
-    reference = Reference(statistics(features_of(judge, originals)))
-    features = features_of(judge, outputs)
+    originals_features, features = features_of(judge, originals), features_of(judge, outputs)
     return row | {
         "perceptual_features": teacher_name,
-        "rfid": reference.distance(statistics(features)),
-        "rfid_se": frechet_bootstrap(features, reference),
+        "rfid": frechet_distance(statistics(originals_features), statistics(features)),
+        "rfid_se": frechet_paired_bootstrap(features, originals_features),
         "features": judge_name,
         "channels": autoencoder.spec.channels,
         "num_tokens": autoencoder.spec.num_tokens,

@@ -1,4 +1,6 @@
-"""Sample final latents from a class-conditional flow model, the same image for the same index whatever the batch."""
+"""Sample final latents from a class-conditional flow model, the same image for the same index whatever
+the batch.
+"""
 
 from __future__ import annotations
 

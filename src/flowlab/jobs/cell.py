@@ -1,6 +1,7 @@
 """One run of a study: train, evaluate every checkpoint at every sampling shift, append a row for each.
 
-`python -m flowlab.jobs.cell STUDY_FOLDER RUN_ID [--until-step N]`. Started again, it computes only what is missing.
+`python -m flowlab.jobs.cell STUDY_FOLDER RUN_ID [--until-step N]`. Started again, it computes only what
+is missing.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class Run:
     def _missing_shifts(self) -> list[float]:
         path = self.folder / "rows.jsonl"
         rows = read_rows(path) if path.is_file() else empty()
-        done = set(rows.loc[rows["step"] == self.state.step, "sampleshift"])
+        own = (rows["sampler"] == self.study.sampler) & (rows["num_steps"] == self.study.num_sample_steps)
+        done = set(rows.loc[own & (rows["step"] == self.state.step), "sampleshift"])
         return [shift for shift in self.study.sample_shifts if shift not in done]
 
     def _keep_sheet(self, result: Generated, row: dict[str, Any]) -> None:

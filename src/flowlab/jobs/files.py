@@ -24,7 +24,8 @@ def load_study(study_folder: Path) -> Study:
 
 @contextmanager
 def reporting() -> Iterator[None]:
-    """Turn what a user can cause into one line on stderr and exit code 2; other errors keep their traceback."""
+    """Turn what a user can cause into one line on stderr and exit code 2; other errors keep their
+    traceback."""
     try:
         yield
     except (ValueError, OSError) as problem:

@@ -29,6 +29,7 @@ __all__ = [
     "frechet_distance",
     "frechet_infinity",
     "frechet_influence",
+    "frechet_paired_bootstrap",
     "frechet_resamples",
     "statistics",
 ]
@@ -193,6 +194,23 @@ def frechet_influence(features: Tensor, reference: Reference) -> Tensor:
 
 
 # ---- what it would be with infinitely many images ----------------------------------------------------------
+
+
+def frechet_paired_bootstrap(a: Tensor, b: Tensor, num_resamples: int = 50, seed: int = 0) -> float:
+    """Standard error of the distance between features (n, d) of the same n images before and after a change.
+
+    Both sides of a pair are resampled together, so what the two sets share cancels, as it does in an rFID.
+    """
+    a, b = as_features(a, what="a"), as_features(b, what="b")
+    if len(a) != len(b) or num_resamples < 2:
+        raise ValueError(
+            f"{len(a)} against {len(b)} images, {num_resamples=}; give pairs and at least 2 resamples"
+        )
+    rows = Streams.for_samples(seed, torch.arange(num_resamples), purpose="frechet pairs").integers(
+        len(a), len(a)
+    )
+    distances = [frechet_distance(statistics(a[some]), statistics(b[some])) for some in rows.to(a.device)]
+    return float(torch.tensor(distances, dtype=torch.float64).std())
 
 
 class FrechetInfinity(NamedTuple):

@@ -48,7 +48,7 @@ def ae_flux1_digits(debug: bool = False) -> AutoencoderConfig:
 
 
 def ae_flux1_semantic_digits(debug: bool = False) -> AutoencoderConfig:
-    """FLUX.1's channels with FLUX.2's semantic alignment: a control. `flowlab train ae_flux1_semantic_digits`."""
+    """A control: FLUX.1's channels, semantic alignment. `flowlab train ae_flux1_semantic_digits`."""
     return _autoencoder("flux1_semantic", debug, semantic_weight=0.1)
 
 

@@ -1,4 +1,6 @@
-"""Where jobs run. An engine is three methods; the local one starts a process per core with one thread each."""
+"""Where jobs run. An engine is three methods; the local one starts a process per core with one thread
+each.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ class Engine(Protocol):
         ...
 
 
-# glibc hands large buffers back at each free; faulting them in again cost a fp32 worker a quarter of its time.
+# glibc hands large buffers back at each free; faulting them in again cost a fp32 worker a quarter of its
+# time.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

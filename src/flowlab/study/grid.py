@@ -147,7 +147,8 @@ class Study:
     guidance: float = 1.0
     """1 = off, as in the paper."""
     precision: str = "bfloat16"
-    """Of the networks while they sample and decode: 1.6 times faster here than float32. Training is float32."""
+    """Of the networks while they sample and decode: 1.6 times faster here than float32. Training is
+    float32."""
     labels: str = "random"
     """Class labels of the samples, drawn once and shared by all runs."""
     sample_seed: int = 0

@@ -1,7 +1,7 @@
 """Run a study: prepare each autoencoder, run the cells in order of importance, gather rows as they appear.
 
-Everything is in files, so the same command goes on where any earlier one stopped, and Ctrl-C loses at most the
-cells in hand since their last checkpoint.
+Everything is in files, so the same command goes on where any earlier one stopped, and Ctrl-C loses at most
+the cells in hand since their last checkpoint.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +25,13 @@ from flowlab.study.grid import Study, cells, validate
 __all__ = ["Outcome", "claim_folder", "gather", "run", "status"]
 
 POLL_SECONDS = 0.3
+MEASURED = {  # settings of the machine and not of the study: a folder may go on with others
+    "seconds_per_step": 0.0,
+    "seconds_per_repa_step": 0.0,
+    "seconds_per_evaluation": 0.0,
+    "num_workers": 1,
+    "hardware": "",
+}
 REPORT_SECONDS = 12.0  # kept back from a budget for gathering and the report
 
 
@@ -59,7 +66,8 @@ def run(
     engine: Engine | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Compute what is missing of `study` in `folder`; stops starting cells when the budget would be overrun."""
+    """Compute what is missing of `study` in `folder`; stops starting cells when the budget would be
+    overrun."""
     claim_folder(study, folder)
     deadline = time.monotonic() + budget_seconds - REPORT_SECONDS if budget_seconds else float("inf")
     shift = Shift(folder, engine or LocalEngine(), workers or os.cpu_count() or 1, deadline, say)
@@ -196,7 +204,7 @@ def claim_folder(study: Study, folder: Path) -> None:
     path = folder / "study.json"
     if path.is_file():
         found = from_dict(Study, read_json(path), str(path))
-        if found != study:
+        if replace(found, **MEASURED) != replace(study, **MEASURED):
             raise ValueError(
                 f"{folder} holds a study with other settings; give another --out or delete the folder"
             )

@@ -1,4 +1,5 @@
-"""The autoencoder recipe: reconstruction, perceptual, KL and semantic terms, each with its reduction in its name."""
+"""The autoencoder recipe: reconstruction, perceptual, KL and semantic terms, each with its reduction in its
+name."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ class AutoencoderConfig:
     semantic_weight: float = 0.0
     """On the VF loss (VA-VAE); 0 turns it off."""
     semantic_margins: tuple[float, float] = (0.5, 0.25)
-    """Of the cosine and of the distance matrix; (0, 0) is the first, longest stage of VA-VAE's published run."""
+    """Of the cosine and of the distance matrix; (0, 0) is the first, longest stage of VA-VAE's published
+    run."""
     semantic_adaptive: bool = False
     """Scale the VF loss to the reconstruction's gradient at the encoder's last layer (batch-level)."""
     latent_noise: float = 0.0
@@ -134,7 +136,8 @@ def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Itera
         z = _noisy(model, sample(moments, randomness("posterior")), config.latent_noise, randomness)
         output = model.decode_raw(z).float()  # pyright: ignore
         layers = [fixed.teacher.layers(image) for image in (output, pixels)]
-    moments = Moments(*(part if part is None else part.float() for part in moments))
+    mean, logvar = moments
+    moments = Moments(mean.float(), None if logvar is None else logvar.float())
     terms = {"reconstruction": losses.reconstruction(output, pixels, config.reconstruction_power)}
     loss = terms["reconstruction"]
     if config.perceptual_weight:

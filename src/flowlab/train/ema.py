@@ -14,7 +14,8 @@ class Ema:
     """A frozen copy of `module` whose parameters follow it: e <- d e + (1 - d) p; buffers are copied.
 
     The decay warms up as min(decay, (1 + n) / (10 + n)) after n updates (the rule of TensorFlow's
-    ExponentialMovingAverage), without which a run shorter than 1 / (1 - decay) updates is mostly its initialisation.
+    ExponentialMovingAverage), without which a run shorter than 1 / (1 - decay) updates is mostly its
+    initialisation.
     """
 
     def __init__(self, module: nn.Module, decay: float):
@@ -27,6 +28,7 @@ class Ema:
     def update(self, module: nn.Module, num_updates: int) -> None:
         """Follow `module` after its update number `num_updates` (1 is the first)."""
         decay = min(self.decay, (1 + num_updates) / (10 + num_updates))
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), 1 - decay)
+        pairs = list(self.module.parameters()), list(module.parameters())
+        torch._foreach_lerp_(*pairs, 1 - decay)  # pyright: ignore  (one kernel for all tensors)
         for mine, theirs in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(theirs)

@@ -79,8 +79,8 @@ def setup_teacher(config: TeacherConfig, dataset: Dataset) -> TrainState:
 
 
 def teacher_objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Iterator[Objective]:
-    """Two masked views of the same handwriting: agree on the mean token (SimCLR, Chen et al. 2020), predict the
-    hidden patches from the tokens (masked autoencoding, He et al. 2022)."""
+    """Two masked views of the same handwriting: agree on the mean token (SimCLR, Chen et al. 2020), predict
+    the hidden patches from the tokens (masked autoencoding, He et al. 2022)."""
     (config, dataset), (teacher, heads) = state.fixed, state.modules.values()
     assert isinstance(dataset, Digits) and isinstance(teacher, Teacher) and isinstance(heads, TeacherHeads)
     summaries, prediction = [], torch.zeros(())

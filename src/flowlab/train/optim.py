@@ -36,8 +36,8 @@ class OptimiserConfig:
 class Muon(torch.optim.Optimizer):
     """torch.optim.Muon for matrices inside the network, AdamW for everything else, as one optimiser.
 
-    Muon's rate is matched to AdamW's update size (`match_rms_adamw`, Liu et al. 2025, arXiv 2502.16982), so both
-    halves share one learning rate.
+    Muon's rate is matched to AdamW's update size (`match_rms_adamw`, Liu et al. 2025, arXiv 2502.16982), so
+    both halves share one learning rate.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], config: OptimiserConfig):

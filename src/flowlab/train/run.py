@@ -78,8 +78,9 @@ def claim_folder(config: Any, folder: Path) -> None:
     own = {"kind": type(config).__name__, "id": config_id(config), "config": to_dict(config)}
     if path.exists():
         found = read_json(path)
-        if found["id"] != own["id"]:
-            difference = _first_difference(own["config"], found["config"])
+        mine, theirs = ({**side["config"], "cache": ""} for side in (own, found))  # a cache may move
+        if mine != theirs or own["kind"] != found["kind"]:
+            difference = _first_difference(mine, theirs)
             raise ValueError(
                 f"{folder} holds another configuration ({difference}); give another --out or delete it"
             )

@@ -66,7 +66,8 @@ class Objective:
 
 @dataclass(frozen=True)
 class Randomness:
-    """`randomness("noise")` gives one stream per image of a micro-batch, keyed by (seed, global sample number)."""
+    """`randomness("noise")` gives one stream per image of a micro-batch, keyed by (seed, global sample
+    number)."""
 
     seed: int
     positions: Tensor
@@ -94,7 +95,7 @@ class Recipe:
 
     dataset: Callable[[Any], Dataset]
     """config => training data."""
-    setup: Callable[[Any, Dataset], TrainState]
+    setup: Callable[[Any, Any], TrainState]
     """(config, data) => fresh state; validates every name and size before it builds."""
     objectives: Callable[[TrainState, Batch, Randomness], Iterator[Objective]]
     """Yields objectives in the order in which they step."""

@@ -52,6 +52,8 @@ class Panel:
     """Its traces may carry `meta`, a dict that toggles and keys select by."""
     ae: str | None = None
     """Draws the autoencoder's marker before the title."""
+    wide: bool = False
+    """Takes the whole row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,16 +184,15 @@ def figure(
     *,
     toggles: Sequence[Toggle] = (),
     keys: Sequence[Key] = (),
-    wide: bool = False,
 ) -> str:
     """A captioned group of panels with one legend; `label` such as "Figure 1", `caption` HTML.
 
-    The panels wrap with the width of the window; `wide` gives each the whole row.
+    The panels wrap with the width of the window.
     """
     controls = "".join(_toggle(toggle) for toggle in toggles) + _legend(keys)
     graphs = "".join(_panel(f"{name}-{i}", panel) for i, panel in enumerate(panels))
     return (
-        f'<figure class="plots{" wide" if wide else ""}" id="{name}">'
+        f'<figure class="plots" id="{name}">'
         + (f'<div class="controls">{controls}</div>' if controls else "")
         + f'<div class="panels" data-count="{len(panels)}">{graphs}</div>'
         + f"<figcaption><b>{escape(label)}.</b> {caption}</figcaption></figure>"
@@ -205,8 +206,9 @@ def _panel(name: str, panel: Panel) -> str:
         "</", "<\\/"
     )
     height = panel.figure.layout["height"]
+    kind = "panel wide" if panel.wide else "panel"
     return (
-        f'<div class="panel">{title}<div class="plot" id="{name}" style="height:{height}px" role="img" '
+        f'<div class="{kind}">{title}<div class="plot" id="{name}" style="height:{height}px" role="img" '
         f'aria-label="{escape(panel.title or name)}"></div>'
         f'<script type="application/json" data-plot="{name}">{drawing}</script></div>'
     )
@@ -280,9 +282,18 @@ def picture_uri(webp: bytes) -> str:
 
 
 def plain_table(
-    label: str, caption: str, headers: Sequence[str], rows: Sequence[Sequence[str]], *, text_columns: int = 1
+    label: str,
+    caption: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    text_columns: int = 1,
+    stacks: bool = False,
 ) -> str:
-    """A still table under its caption; both are HTML; columns after `text_columns` are numbers."""
+    """A still table under its caption; both are HTML; columns after `text_columns` are numbers.
+
+    `stacks` sets a row's cells under each other on a narrow screen.
+    """
 
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
@@ -290,7 +301,10 @@ def plain_table(
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    table = f"<table class=plain><thead><tr>{cells('th', headers)}</tr></thead><tbody>{body}</tbody></table>"
+    kind = "plain stacks" if stacks else "plain"
+    table = (
+        f"<table class='{kind}'><thead><tr>{cells('th', headers)}</tr></thead><tbody>{body}</tbody></table>"
+    )
     return _captioned(label, caption, f'<div class="scroll">{table}</div>')
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Box", "around", "emptiest"]
+__all__ = ["Box", "around", "emptiest", "overlap"]
 
 Box = tuple[float, float, float, float]
 """left, bottom, right, top, in pixels."""
@@ -14,9 +14,14 @@ def emptiest(candidates: Sequence[Box], taken: Sequence[Box], frame: Box) -> int
     """Index of the candidate that overlaps `taken` least and stays inside `frame`; the first of equals."""
 
     def cost(box: Box) -> float:
-        return sum(_shared_area(box, other) for other in taken) + 2 * (_area(box) - _shared_area(box, frame))
+        return overlap(box, taken) + 2 * (_area(box) - _shared_area(box, frame))
 
     return min(range(len(candidates)), key=lambda i: cost(candidates[i]))
+
+
+def overlap(box: Box, taken: Sequence[Box]) -> float:
+    """Area of `box` that is covered, in square pixels; what is covered twice counts twice."""
+    return sum(_shared_area(box, other) for other in taken)
 
 
 def around(x: float, y: float, width: float, height: float) -> Box:

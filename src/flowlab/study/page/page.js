@@ -33,6 +33,7 @@
   async function draw(source) {
     const plot = document.getElementById(source.dataset.plot);
     const { data, layout } = read(source);
+    if (plot.clientWidth < 380) layout.annotations = layout.annotations?.filter((note) => note.name !== "backed");
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false; // a finger scrolls the page
     await Plotly.newPlot(plot, data, layout, config);
     await Plotly.relayout(plot, theme(layout));

@@ -83,9 +83,12 @@ def faint(colour: str, opacity: float) -> str:
 
 
 def shift_colours(shifts: Sequence[float]) -> dict[float, str]:
-    """One colour per shift, dark to light with the shift: a sequence, unlike the autoencoders' colours."""
-    places = [0.15 + 0.7 * i / max(1, len(shifts) - 1) for i in range(len(shifts))]
-    return dict(zip(sorted(shifts), sample_colorscale("Viridis", places), strict=True))
+    """One colour per shift, from cold to warm, legible on both themes."""
+    places = [i / max(1, len(shifts) - 1) for i in range(len(shifts))]
+    return dict(zip(sorted(shifts), sample_colorscale(_COLD_TO_WARM, places), strict=True))
+
+
+_COLD_TO_WARM = ["#4a6fd0", "#8a6cc4", "#c0669c", "#dc7a5e", "#dd9a2b"]
 
 
 def blank_figure(*, x: str, y: str, height: int = 320, scales: str = "linear-linear") -> Figure:

@@ -24,7 +24,7 @@ __all__ = ["effects", "sensitivity_panels", "sensitivity_shares"]
 
 
 def sensitivity_panels(tables: dict[str, pd.DataFrame], label: str) -> list[Panel]:
-    """One panel per factor: FID of each level, a line per autoencoder.
+    """One panel per factor with several levels: FID of each level, a line per autoencoder.
 
     `tables` maps a REPA setting to `analysis.sensitivity_levels`; traces carry meta "repa" and "ae".
     """
@@ -32,6 +32,8 @@ def sensitivity_panels(tables: dict[str, pd.DataFrame], label: str) -> list[Pane
     bounds = log_room([*whole["fid_low"], *whole["fid_high"]])
     panels = []
     for factor, title in FACTORS.items():
+        if whole[whole["factor"] == factor]["level"].nunique() < 2:
+            continue
         numeric = factor != "trainp"
         scales = "log-log" if numeric else "category-log"
         figure = blank_figure(x=f"{title} α" if numeric else title, y=label, height=300, scales=scales)
@@ -42,7 +44,7 @@ def sensitivity_panels(tables: dict[str, pd.DataFrame], label: str) -> list[Pane
         if numeric:
             figure.update_xaxes(**shift_ticks(whole[whole["factor"] == factor]["level"].astype(float)))
         else:
-            figure.update_xaxes(categoryorder="array", categoryarray=list(DISTRIBUTIONS))
+            figure.update_xaxes(categoryorder="array", categoryarray=list(DISTRIBUTIONS), range=[-0.3, 2.3])
         figure.update_yaxes(range=[math.log10(value) for value in bounds], **log_ticks(*bounds))
         panels.append(Panel(title=title, figure=figure))
     return panels
@@ -69,7 +71,7 @@ def _levels(part: pd.DataFrame, ae: str, repa: str, numeric: bool, label: str) -
 
 
 def sensitivity_shares(table: pd.DataFrame, published: pd.DataFrame) -> list[Panel]:
-    """One panel per factor: what its worst level loses against its best, in percent of the worst.
+    """One panel per factor with several levels: what the worst loses against the best, in percent of it.
 
     `table` is `analysis.sensitivity`, `published` has the columns ae, factor, value (a share).
     Full markers and numbers are ours, small rings the same with levels chosen on the other seeds, grey bars
@@ -77,7 +79,9 @@ def sensitivity_shares(table: pd.DataFrame, published: pd.DataFrame) -> list[Pan
     """
     panels = []
     for factor, title in FACTORS.items():
-        own = table[table["factor"] == factor]
+        own = table[(table["factor"] == factor) & (table["num_levels"] > 1)]
+        if own.empty:
+            continue
         names = ordered(own["ae"])[::-1]
         figure = blank_figure(x="share lost, % of the worst", y="", height=80 + 30 * len(names))
         said = published[(published["factor"] == factor) & published["ae"].isin(names)]
@@ -139,7 +143,7 @@ def _published_bars(table: pd.DataFrame) -> go.Scatter:
 # ---- paired effects ----------------------------------------------------------------------------------------
 
 
-def effects(table: pd.DataFrame) -> list[Panel]:
+def effects(table: pd.DataFrame, label: str) -> list[Panel]:
     """The change of FID in percent with its 95 % interval, from `effects.comparisons`.
 
     One panel per effect that exists within an autoencoder, and one for all that compare two of them; the
@@ -152,18 +156,18 @@ def effects(table: pd.DataFrame) -> list[Panel]:
     ]
     groups += [("one latent space against another", table[between], "effect")] if between.any() else []
     reach = linear_room([0.0, *(100 / table["high"] - 100), *(100 / table["low"] - 100)], 0.06)
-    return [_effects_panel(str(title), part.iloc[::-1], names, reach) for title, part, names in groups]
+    return [_effects_panel(str(title), part.iloc[::-1], names, reach, label) for title, part, names in groups]
 
 
-def _effects_panel(title: str, part: pd.DataFrame, names_from: str, reach: list[float]) -> Panel:
-    figure = blank_figure(x="change of FID, %", y="", height=76 + 26 * len(part))
+def _effects_panel(title: str, part: pd.DataFrame, names_from: str, reach: list[float], label: str) -> Panel:
+    figure = blank_figure(x=f"change of {label}, %", y="", height=76 + 26 * len(part))
     names = [_effect_name(str(name)) for name in part[names_from]]
     for name, line in zip(names, part.to_dict("records"), strict=True):
         figure.add_trace(_effect(name, line))
     figure.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"}, layer="below")
     figure.update_xaxes(range=reach, nticks=6)
     names_axis(figure, names)
-    return Panel(title=title, figure=figure)
+    return Panel(title=title, figure=figure, wide=names_from == "effect")
 
 
 def _effect(name: str, line: dict[str, Any]) -> go.Scatter:

@@ -7,7 +7,7 @@ to FLUX.2, as in the published figure; full arrows from a latent to its twin wit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from flowlab.study.page.axes import error_bar, linear_room, log_room, log_ticks
 from flowlab.study.page.html import Panel
-from flowlab.study.page.labels import Box, around, emptiest
+from flowlab.study.page.labels import Box, around, emptiest, overlap
 from flowlab.study.page.style import INK, ae_style, blank_figure
 from flowlab.study.plots.words import setting
 
@@ -50,7 +50,12 @@ def _panel(table: pd.DataFrame, column: str, label: str) -> Panel:
     for start, end in lines:
         figure.add_trace(_line(by_name, column, start, end))
     for row in table.to_dict("records"):
-        figure.add_trace(_point(row, column, label, title))
+        changes = [
+            f"{ae_style(b).label}: {_change(row['fid'], by_name.at[b, 'fid'])}"
+            for a, b in lines
+            if a == row["ae"]
+        ]
+        figure.add_trace(_point(row, column, label, title, changes))
     _write_labels(figure, by_name, column, space, lines)
     figure.update_xaxes(range=space.x, nticks=7)
     ticks = log_ticks(*(10**value for value in space.y)) if space.log else {"nticks": 7}
@@ -59,12 +64,13 @@ def _panel(table: pd.DataFrame, column: str, label: str) -> Panel:
     return Panel(title="", figure=figure)
 
 
-def _point(row: dict[str, Any], column: str, label: str, title: str) -> go.Scatter:
+def _point(row: dict[str, Any], column: str, label: str, title: str, changes: list[str]) -> go.Scatter:
     style, error = ae_style(row["ae"]), row[f"{column}_se"]
     hover = (
         f"<b>{style.label}</b><br>{label} {row['fid']:.4g} (seeds {row['fid_low']:.4g} to "
-        f"{row['fid_high']:.4g})<br>{title} {row[column]:.4g} ± {error:.2g}<br>{setting(row)}<extra></extra>"
+        f"{row['fid_high']:.4g})<br>{title} {row[column]:.4g} ± {error:.2g}<br>{setting(row)}"
     )
+    hover = "<br>".join([hover, *changes])
     return go.Scatter(
         x=[row[column]],
         y=[row["fid"]],
@@ -78,7 +84,7 @@ def _point(row: dict[str, Any], column: str, label: str, title: str) -> go.Scatt
             "line": {"width": 2, "color": style.colour},
         },
         meta={"ae": row["ae"]},
-        hovertemplate=hover,
+        hovertemplate=f"{hover}<extra></extra>",
     )
 
 
@@ -105,6 +111,7 @@ def _line(table: pd.DataFrame, column: str, start: str, end: str) -> go.Scatter:
             "standoff": [0, 9],
             "color": colour,
             "opacity": 1,
+            "line": {"width": 0},
         },
         opacity=0.8,
         hoverinfo="skip",
@@ -145,37 +152,43 @@ def _space(table: pd.DataFrame, column: str) -> _Space:
 def _write_labels(
     figure: go.Figure, table: pd.DataFrame, column: str, space: _Space, lines: Sequence[tuple[str, str]]
 ) -> None:
-    """Names beside their markers, changes along their lines, each where it covers least."""
+    """Names beside their markers and changes along their lines, each where it covers least.
+
+    A change that finds no free place on its line is left to the marker's hover text.
+    """
     spots = {ae: space.pixels(table.at[ae, column], table.at[ae, "fid"]) for ae in table.index}
-    taken = [around(*spot, 18, 18) for spot in spots.values()]
-    for ae in table.index:
-        ends = [space.pixels(table.at[ae, column], table.at[ae, name]) for name in ("fid_low", "fid_high")]
-        taken.append((ends[0][0] - 2, ends[0][1], ends[1][0] + 2, ends[1][1]))
-    for start, end in lines:
-        taken += [around(*_between(spots[start], spots[end], i / 15), 4, 4) for i in range(16)]
+    marks = [around(*spot, 18, 18) for spot in spots.values()]
+    marks += [_whisker(table, ae, column, space) for ae in spots]
+    strokes = [around(*_between(spots[a], spots[b], i / 15), 4, 4) for a, b in lines for i in range(16)]
     for ae, spot in spots.items():
-        name = ae_style(ae).label
-        width = 7.0 * len(name)
-        sides = [(12 + width / 2, 0), (-12 - width / 2, 0), (0, 18), (0, -18), (8 + width / 2, 14)]
-        sides += [(-8 - width / 2, 14), (8 + width / 2, -14), (-8 - width / 2, -14)]
-        dx, dy = _take(
-            sides, lambda side, spot=spot, w=width: around(spot[0] + side[0], spot[1] + side[1], w, 14), taken
-        )
-        _annotate(figure, space, table.at[ae, column], table.at[ae, "fid"], f"<b>{name}</b>", shift=(dx, dy))
+        width = 7.0 * len(ae_style(ae).label)
+        boxes = [around(spot[0] + dx, spot[1] + dy, width, 14) for dx, dy in _sides(width)]
+        chosen = emptiest(boxes, [*marks, *strokes], FRAME)
+        marks.append(boxes[chosen])
+        place = table.at[ae, column], table.at[ae, "fid"]
+        _annotate(figure, space, *place, f"<b>{ae_style(ae).label}</b>", shift=_sides(width)[chosen])
     for start, end in lines:
-        shares = (0.5, 0.4, 0.6, 0.3, 0.7, 0.22, 0.78)
-        share = _take(
-            shares, lambda share, a=spots[start], b=spots[end]: around(*_between(a, b, share), 38, 15), taken
-        )
-        _write_change(figure, table, column, space, (start, end), share)
+        boxes = [around(*_between(spots[start], spots[end], share), 36, 13) for share in _SHARES]
+        chosen = emptiest(boxes, marks, FRAME)
+        if overlap(boxes[chosen], marks) < 40:
+            marks.append(boxes[chosen])
+            _write_change(figure, table, column, space, (start, end), _SHARES[chosen])
 
 
-def _take(options: Sequence[Any], box: Callable[[Any], Box], taken: list[Box]) -> Any:
-    """The option whose box is emptiest; its box is taken from then on."""
-    boxes = [box(option) for option in options]
-    chosen = emptiest(boxes, taken, FRAME)
-    taken.append(boxes[chosen])
-    return options[chosen]
+_SHARES = (0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82)
+
+
+def _sides(width: float) -> list[tuple[float, float]]:
+    """Places of a name of that width around its marker, in pixels, the preferred first."""
+    far = 12 + width / 2
+    near = 8 + width / 2
+    return [(far, 0), (-far, 0), (0, 18), (0, -18), (near, 14), (-near, 14), (near, -14), (-near, -14)]
+
+
+def _whisker(table: pd.DataFrame, ae: str, column: str, space: _Space) -> Box:
+    x, low = space.pixels(table.at[ae, column], table.at[ae, "fid_low"])
+    _, high = space.pixels(table.at[ae, column], table.at[ae, "fid_high"])
+    return x - 2, low, x + 2, high
 
 
 def _between(a: tuple[float, float], b: tuple[float, float], share: float) -> tuple[float, float]:
@@ -186,10 +199,13 @@ def _write_change(
     figure: go.Figure, table: pd.DataFrame, column: str, space: _Space, pair: tuple[str, str], share: float
 ) -> None:
     x, y = ([float(table.at[ae, name]) for ae in pair] for name in (column, "fid"))
-    text = f"{100 * (y[1] / y[0] - 1):+.0f} %".replace("-", "−")
+    text = _change(y[0], y[1])
     fid = y[0] ** (1 - share) * y[1] ** share if space.log else y[0] + share * (y[1] - y[0])
-    colour = ae_style(pair[1]).colour if pair in TWINS else None
-    _annotate(figure, space, x[0] + share * (x[1] - x[0]), fid, text, colour=colour, name="backed")
+    _annotate(figure, space, x[0] + share * (x[1] - x[0]), fid, text, name="backed")
+
+
+def _change(start: float, end: float) -> str:
+    return f"{100 * (end / start - 1):+.0f} %".replace("-", "−")
 
 
 def _annotate(
@@ -200,7 +216,6 @@ def _annotate(
     text: str,
     *,
     shift: tuple[float, float] = (0.0, 0.0),
-    colour: str | None = None,
     name: str = "label",
 ) -> None:
     figure.add_annotation(
@@ -210,7 +225,7 @@ def _annotate(
         showarrow=False,
         xshift=shift[0],
         yshift=shift[1],
-        font={"size": 12 if name == "label" else 11.5} | ({"color": colour} if colour else {}),
+        font={"size": 12 if name == "label" else 11.5},
         borderpad=1,
         name=name,
     )

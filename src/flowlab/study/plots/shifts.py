@@ -139,6 +139,7 @@ def _optimum(line: dict[str, Any], names: list[str], low: float, high: float) ->
             "symbol": "circle" if found else "circle-open",
             "color": style.colour if pooled else faint(style.colour, 0.7),
             "opacity": 1,
+            "line": {"width": [0, 0 if found else 2, 0]},
         },
         hovertemplate=f"<b>{style.label}</b>, {family}<br>{says}<br>{counts}<extra></extra>",
     )

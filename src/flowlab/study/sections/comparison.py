@@ -37,7 +37,9 @@ def judged_claims(material: Material, verdicts: Sequence[Verdict], count: Number
     )
     headers = ["", "Claim", "Verdict", "Ratio", "What decides it"]
     lines = [_claim_line(verdict) for verdict in verdicts]
-    return filled(block, [plain_table(count.table(), caption, headers, lines, text_columns=len(headers))])
+    return filled(
+        block, [plain_table(count.table(), caption, headers, lines, text_columns=len(headers), stacks=True)]
+    )
 
 
 def _claim_line(verdict: Verdict) -> list[str]:
@@ -66,11 +68,11 @@ def _details(verdict: Verdict) -> str:
 # ---- published numbers -------------------------------------------------------------------------------------
 
 QUANTITIES = {
-    "gfid": "generation FID",
-    "perceptual": "perceptual distance",
+    "gfid": "generation FID: Inception, {features}",
+    "perceptual": "perceptual distance: VGG, {perceptual}",
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
-    "rfid": "reconstruction FID",
+    "rfid": "reconstruction FID: Inception, {features}",
     "best_trainp": "best training distribution",
     "best_trainshift": "best training shift",
     "best_sampleshift": "best sampling shift",
@@ -92,6 +94,8 @@ def beside_published(material: Material, count: Numbering) -> Block:
         return filled(block, [no_rows(material)])
     table = analysis.beside_published(material.rows, material.reconstruction)
     families = material.fidelity.set_index("ae")["trainp"].to_dict()
+    features = {"features": join(material.rows["features"])}
+    features["perceptual"] = join(material.reconstruction["perceptual_features"]) or "not measured"
     lines = []
     for quantity, name in QUANTITIES.items():
         cells: dict[str, list[str]] = {}
@@ -100,11 +104,12 @@ def beside_published(material: Material, count: Numbering) -> Block:
                 families.get(line["ae"], "–") if quantity == "best_trainp" else _value(quantity, line["ours"])
             )
             cells.setdefault(line["ae"], []).append(_pair(quantity, line, ours))
-        lines.append([escape(name), *("".join(cells.get(ae, ["–"])) for ae in PAPER_AUTOENCODERS)])
-    features = escape(join(material.rows["features"]))
+        lines.append(
+            [escape(name.format(**features)), *("".join(cells.get(ae, ["–"])) for ae in PAPER_AUTOENCODERS)]
+        )
     caption = (
-        f"Published above, ours below. Our FIDs use the features of the {features}, our perceptual distance "
-        "those of the embedded teacher. What the published ± means is not stated there."
+        "Published above, ours below. Where two features are named, the first are theirs, the others ours. "
+        "What the published ± means is not stated there."
     )
     headers = ["", *(ae_chip(ae) for ae in PAPER_AUTOENCODERS)]
     return filled(block, [plain_table(count.table(), caption, headers, lines)])
@@ -121,6 +126,7 @@ def _pair(quantity: str, line: dict[str, Any], ours: str) -> str:
 
 
 def _value(quantity: str, value: float) -> str:
-    if pd.isna(value):
+    one_level = quantity.startswith("sensitivity_") and value == 0  # nothing was compared
+    if pd.isna(value) or one_level:
         return "–"
     return percent(value) if quantity.startswith("sensitivity_") else f"{value:.4g}"

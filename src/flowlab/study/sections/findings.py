@@ -58,11 +58,11 @@ def learnability(material: Material, count: Numbering) -> Block:
     panels = learnability_panels(table, label)
     if panels:
         caption = (
-            f"Best {label} at the last step, of all settings, against reconstruction. Vertical bars span the "
-            "seeds, horizontal ones are standard errors. Along the lines stands the change of FID: dotted, "
-            "from another autoencoder to FLUX.2; full, from a latent without semantic alignment to its twin "
-            "with it. The best of many noisy settings is an optimistic number; point at a marker for the "
-            "setting."
+            f"Best {label}, at the last step and of all settings, against reconstruction. Vertical bars "
+            "span the seeds, horizontal ones are standard errors. Along the lines, where there is room, "
+            "stands the change of FID: dotted, from another autoencoder to FLUX.2; full, from a latent to "
+            "its twin with semantic alignment. The best of many noisy settings is an optimistic number; "
+            "point at a marker for the setting."
         )
         parts.append(figure("fig-learnability", count.figure(), caption, panels))
     return filled(block, parts)
@@ -168,7 +168,7 @@ def best_parameters(material: Material, count: Numbering) -> Block:
         Column(title="Training shift", kind="number", digits=2),
         Column(title="Sampling shift", kind="number", digits=2),
         Column(title=label, kind="measure", digits=2),
-        Column(title="Held-out FID", kind="number", digits=2),
+        Column(title="Held out", kind="number", digits=2),
         Column(title="Tied", kind="number", digits=0),
         Column(title="Seeds", kind="number", digits=0),
     ]
@@ -191,7 +191,7 @@ def best_parameters(material: Material, count: Numbering) -> Block:
     ]
     caption = (
         f"The best setting; {label} is the mean over seeds ± the standard error from the samples alone. "
-        "<i>Held-out FID</i> scores on each seed the setting that was chosen on the others, which is what "
+        "<i>Held out</i> scores on each seed the setting that was chosen on the others, which is what "
         "choosing is really worth; it needs two seeds."
     )
     return filled(block, [data_table("table-best", count.table(), caption, columns, lines)])

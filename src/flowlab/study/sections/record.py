@@ -7,7 +7,7 @@ import json
 from flowlab.core.config import to_dict
 from flowlab.study.page.html import Block, Column, ae_chip, data_table, escape, notice, picture_uri
 from flowlab.study.page.pictures import Picture, sample_grid, strips
-from flowlab.study.plots.words import fid_label
+from flowlab.study.plots.words import fid_label, setting
 from flowlab.study.sections.common import Numbering, filled, join, no_rows, place
 from flowlab.study.sections.material import Material
 
@@ -56,25 +56,27 @@ def samples(material: Material, count: Numbering) -> Block:
         f"<b>{count.figure()}.</b> Samples of {len(chosen)} of {len(grids)} runs: for each autoencoder and "
         "REPA setting the run with the lowest FID at the sampling shift of its grid."
     )
-    return filled(block, [_gallery("gallery", [_card(picture) for picture in chosen], caption)])
+    return filled(block, [_gallery("gallery", [_card(*pair) for pair in chosen], caption)])
 
 
-def _best_grids(material: Material, grids: dict[str, Picture]) -> list[Picture]:
-    """The lowest last FID of each (autoencoder, REPA) that has a grid; without rows, the first grids."""
+def _best_grids(material: Material, grids: dict[str, Picture]) -> list[tuple[Picture, str]]:
+    """For each (autoencoder, REPA) the grid of the lowest last FID, captioned; without rows, the first."""
     rows = material.rows[material.rows["run_id"].isin(list(grids))]
-    rows = rows[rows["step"] == rows["step"].max()]
-    rows = rows[rows["sampleshift"] == rows["sampleshift"].min()]
+    rows = rows[(rows["step"] == rows["step"].max()) & (rows["sampleshift"] == rows["sampleshift"].min())]
+    if rows.empty:
+        return [(grids[name], grids[name].caption) for name in list(grids)[:MAX_GRIDS]]
     best = rows.loc[rows.groupby(["ae", "repa"])["fid"].idxmin()]
-    best = best.sort_values("ae", key=lambda names: names.map(place), kind="stable")
-    names = best["run_id"].tolist() or list(grids)
-    return [grids[name] for name in names[:MAX_GRIDS]]
+    best = best.sort_values("ae", key=lambda names: names.map(place), kind="stable").head(MAX_GRIDS)
+    label = fid_label(rows)
+    return [
+        (grids[line["run_id"]], f"{setting(line)}. {label}: {line['fid']:.3g}")
+        for line in best.to_dict("records")
+    ]
 
 
-def _card(picture: Picture) -> str:
+def _card(picture: Picture, caption: str) -> str:
     image = f'<img src="{picture_uri(sample_grid(picture))}" alt="samples of {escape(picture.run_id)}">'
-    return (
-        f"<figure>{image}<figcaption>{ae_chip(picture.ae)}<br>{escape(picture.caption)}</figcaption></figure>"
-    )
+    return f"<figure>{image}<figcaption>{ae_chip(picture.ae)}<br>{escape(caption)}</figcaption></figure>"
 
 
 def _gallery(kind: str, items: list[str], caption: str) -> str:
@@ -165,7 +167,8 @@ def _facts(material: Material) -> dict[str, str]:
         "Seeds": join(rows["seed"]),
         "Measured": f"{rows['created'].min()} to {rows['created'].max()}",
         "Compute": f"{seconds / 3600:.2f} hours of one worker: training, sampling and judging",
-        "Training": f"{join(rows['backbone'])}, {join(rows['optimiser'])}, {rows['images_seen'].max():,} seen",
+        "Training": f"{join(rows['backbone'])}, {join(rows['optimiser'])}",
+        "Images seen": f"up to {rows['images_seen'].max():,} a run",
         "Sampling": (
             f"{join(rows['sampler'])}, {join(rows['num_steps'])} steps, guidance {join(rows['guidance'])}, "
             f"{join(rows['labels'])} labels"

@@ -33,31 +33,36 @@ def sensitivity(material: Material, count: Numbering) -> Block:
     label = fid_label(material.rows)
     tables = {repa: analysis.sensitivity_levels(material.rows, repa=repa) for repa in repas}
     caption = (
-        f"{label}, at the last step for each level of each factor; bars span the seeds. "
-        f"{escape(analysis.SENSITIVITY_RULE)}"
+        f"{label}, at the last step for each level of each factor; bars span the seeds, and a factor "
+        f"with one level only is left out. {escape(analysis.SENSITIVITY_RULE)}"
     )
+    panels = factors.sensitivity_panels(tables, label)
+    if not panels:
+        return filled(block, [notice("Every factor has one level only in these rows.")])
     levels = figure(
         "fig-sensitivity",
         count.figure(),
         caption,
-        factors.sensitivity_panels(tables, label),
+        panels,
         keys=ae_keys(pd.concat(tables.values())["ae"]),
         toggles=repa_toggle(pd.Series(repas), both=False),
     )
-    return filled(block, [levels, _shares(material, repas[0], count)])
+    return filled(block, [levels, *_shares(material, repas[0], count)])
 
 
-def _shares(material: Material, repa: str, count: Numbering) -> str:
+def _shares(material: Material, repa: str, count: Numbering) -> list[str]:
     said = published.load()
     said = said[said["quantity"].str.startswith("sensitivity_")]
     said = said.assign(factor=said["quantity"].str.removeprefix("sensitivity_"))
     panels = factors.sensitivity_shares(analysis.sensitivity(material.rows, repa=repa), said)
+    if not panels:
+        return []
     caption = (
         f"What the worst level of a factor loses against its best, {repa_label(repa)}, last step. Full "
         "markers and numbers: our means over seeds. Rings: levels chosen on the other seeds. Grey bars: the "
         "published values (ImageNet, 300k steps, another model, another FID)."
     )
-    return figure("fig-shares", count.figure(), caption, panels)
+    return [figure("fig-shares", count.figure(), caption, panels)]
 
 
 def paired_effects(material: Material, count: Numbering) -> Block:
@@ -69,13 +74,14 @@ def paired_effects(material: Material, count: Numbering) -> Block:
     block = Block(name="effects", title="One change at a time", how=how)
     if material.rows.empty or material.comparisons.empty:
         return filled(block, [notice("There are no two runs that differ in one thing only.")])
+    label = fid_label(material.rows)
     caption = (
-        f"Change of {fid_label(material.rows)}, between paired runs at the last step, each at its best "
+        f"Change of {label}, between paired runs at the last step, each at its best "
         "sampling shift; 95 % intervals, never narrower than the noise of a pair of runs. REPA is compared "
         "at equal steps: its extra compute is not counted."
     )
     return filled(
-        block, [figure("fig-effects", count.figure(), caption, factors.effects(material.comparisons))]
+        block, [figure("fig-effects", count.figure(), caption, factors.effects(material.comparisons, label))]
     )
 
 

@@ -1,0 +1,81 @@
+"""The shipped autoencoders: they load, reconstruct as promised, and survive their files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from flowlab.autoencoders import load
+from flowlab.autoencoders.files import save
+from flowlab.autoencoders.sizes import AUTOENCODERS, build, weights_path
+from flowlab.core.pixels import to_float, to_uint8
+from flowlab.core.weights import write_weights
+from flowlab.data.embedded import digits
+from flowlab.metrics.paired import psnr
+
+FLOOR_DB = {
+    "sd": 26.0,
+    "flux1": 27.0,
+    "flux1_semantic": 27.0,
+    "flux2_plain": 27.0,
+    "flux2": 27.0,
+    "rae": 23.0,
+}
+CHANNELS = {"sd": 4, "flux1": 16, "flux1_semantic": 16, "flux2_plain": 32, "flux2": 32, "rae": 64}
+
+
+@pytest.fixture(scope="module")
+def held_out() -> torch.Tensor:
+    pixels = digits("heldout", num_images=397).read(torch.arange(397)).pixels
+    assert pixels is not None
+    return pixels
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_shipped_weights_reconstruct_held_out_digits(name, held_out):
+    model = load(name)
+    with torch.no_grad():
+        latent = model.latents(to_float(held_out))
+        output = to_uint8(model.decode(latent))
+    assert latent.shape == (397, CHANNELS[name], 4, 4)
+    assert (model.spec.stride, model.spec.channels, model.spec.num_tokens) == (8, CHANNELS[name], 16)
+    assert float(psnr(output, held_out).mean()) > FLOOR_DB[name]
+    assert abs(float(latent.mean())) < 0.1 and 0.9 < float(latent.std()) < 1.1
+    assert weights_path(name).stat().st_size < 5_000_000
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_files_round_trip(tmp_path, name):
+    model = load(name)
+    save(model, tmp_path / "a.safetensors")
+    again = load(tmp_path / "a.safetensors")
+    assert again.identity == model.identity and again.spec == model.spec
+    assert not any(parameter.requires_grad for parameter in again.parameters()) and not again.training
+
+
+def test_identities_tell_encoders_apart():
+    assert len({load(name).identity for name in AUTOENCODERS}) == len(AUTOENCODERS)
+
+
+def test_overrides_replace_fields_and_unknown_ones_are_listed():
+    assert load("flux2", resolution=64).spec.grid == 8
+    with pytest.raises(ValueError, match="unknown field of KLSpec 'size'; choose from: latent_channels"):
+        load("flux2", size=3)
+
+
+def test_bad_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="unknown autoencoder"):
+        load("flux9")
+    with pytest.raises(ValueError, match="no weights at"):
+        load(tmp_path / "none.safetensors")
+    write_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
+    with pytest.raises(ValueError, match="is not a flowlab autoencoder"):
+        load(tmp_path / "other.safetensors")
+    whole = weights_path("sd").read_bytes()
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        load(tmp_path / "half.safetensors")
+
+
+def test_random_weights_differ_from_the_shipped():
+    assert build("sd").identity != load("sd").identity

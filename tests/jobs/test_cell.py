@@ -1,0 +1,95 @@
+"""A cell as a job: rows, resume after each kind of interruption, one-line errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowlab.core.config import to_dict
+from flowlab.core.files import write_json
+from flowlab.jobs.cell import find_cell, flow_config, run_cell
+from flowlab.jobs.files import load_study
+from flowlab.study.grid import Arm, Cell, cells
+from flowlab.study.results import COLUMNS, read_rows
+from flowlab.study.studies import build
+
+STUDY = replace(build("quickstart", debug=True), name="test")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "test"
+    write_json(folder / "study.json", to_dict(STUDY))
+    return folder
+
+
+def test_the_study_survives_its_file(folder):
+    assert load_study(folder) == STUDY
+    with pytest.raises(ValueError, match="holds no study.json"):
+        load_study(folder.parent)
+
+
+def test_a_cell_leaves_one_row_per_checkpoint_and_shift(folder):
+    cell = cells(STUDY)[0]
+    run_cell(STUDY, cell, folder)
+    rows = read_rows(folder / "cells" / cell.run_id / "rows.jsonl")
+    assert list(rows.columns) == list(COLUMNS)
+    planned = [(step, shift) for step in STUDY.checkpoints for shift in STUDY.sample_shifts]
+    assert list(zip(rows["step"], rows["sampleshift"], strict=True)) == planned
+    assert (rows["images_seen"] == rows["step"] * STUDY.batch_size).all() and rows["loss"].notna().all()
+    assert (folder / "cells" / cell.run_id / "samples.png").is_file()
+    run_cell(STUDY, cell, folder)
+    assert len(read_rows(folder / "cells" / cell.run_id / "rows.jsonl")) == len(planned), (
+        "nothing is repeated"
+    )
+
+
+def test_a_cell_stopped_between_checkpoint_and_evaluation_evaluates_it_first(folder):
+    cell = cells(STUDY)[1]
+    rows_path = folder / "cells" / cell.run_id / "rows.jsonl"
+    run_cell(STUDY, cell, folder, until_step=STUDY.checkpoints[0])
+    whole = rows_path.read_text()
+    rows_path.write_text("")  # killed after the checkpoint, before its rows
+    run_cell(STUDY, cell, folder)
+    rows = read_rows(rows_path)
+    assert sorted(set(rows["step"])) == list(STUDY.checkpoints)
+    lost = read_rows_of(whole, rows_path.with_name("before.jsonl"))
+    assert rows["fid"].iloc[0] == lost["fid"].iloc[0], (
+        "the same checkpoint, noise and labels give the same FID"
+    )
+
+
+def read_rows_of(text, path):
+    path.write_text(text)
+    return read_rows(path)
+
+
+def test_an_arm_becomes_the_configuration_it_names(folder):
+    cell = Cell(arm=Arm(ae="rae", repa="teacher", trainp="pln", trainshift=4.63), seed=7, priority=0)
+    config = flow_config(STUDY, cell, folder)
+    assert (config.autoencoder, config.times.distribution, config.times.alpha) == ("rae", "pln", 4.63)
+    assert config.alignment.weight == STUDY.repa_weight and config.loop.seed == 7
+    plain = flow_config(STUDY, replace(cell, arm=replace(cell.arm, repa="none")), folder)
+    assert plain.alignment.weight == 0
+
+
+def test_shifts_of_one_checkpoint_are_paired(folder):
+    """The debug model is untrained, so its velocity is zero and every sampling shift gives the same
+    images."""
+    cell = cells(STUDY)[0]
+    rows = read_rows(folder / "cells" / cell.run_id / "rows.jsonl")
+    assert rows["num_samples"].nunique() == 1 and rows["config_id"].nunique() == 1
+    assert torch.isfinite(torch.tensor(rows["fid_se"].to_numpy())).all()
+
+
+def test_faults_are_one_line_and_exit_code_2(folder):
+    with pytest.raises(ValueError, match="has no run 'nothing'"):
+        find_cell(STUDY, "nothing")
+    command = [sys.executable, "-m", "flowlab.jobs.cell", str(folder), "nothing"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2 and "Traceback" not in ended.stderr
+    assert ended.stderr.strip().splitlines()[-1].startswith("error: study 'test' has no run 'nothing'")
