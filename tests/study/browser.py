@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import fcntl
 import json
 import os
 import select
@@ -186,19 +187,26 @@ class Chromium:
 
 def _launch(executable: str, profile: str) -> tuple[subprocess.Popen[bytes], int, int]:
     """Start the browser; it reads commands on descriptor 3 and writes replies on descriptor 4."""
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    (commands, send), (receive, replies) = os.pipe(), os.pipe()
+    theirs = [
+        fcntl.fcntl(descriptor, fcntl.F_DUPFD, 10) for descriptor in (commands, replies)
+    ]  # out of 3 and 4
+
+    def place() -> None:
+        for descriptor, number in zip(theirs, (3, 4), strict=True):
+            os.dup2(descriptor, number)
+
     process = subprocess.Popen(
-        ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh", executable, *FLAGS]
-        + [f"--user-data-dir={profile}"],
-        pass_fds=(theirs_in, theirs_out),
+        [executable, *FLAGS, f"--user-data-dir={profile}"],
+        preexec_fn=place,
+        pass_fds=(3, 4),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(theirs_in)
-    os.close(theirs_out)
-    return process, ours_out, ours_in
+    for descriptor in (commands, replies, *theirs):
+        os.close(descriptor)
+    return process, send, receive
 
 
 # ---- pictures from the command line ------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def rows(
                                 table.append(
                                     _row(ae, repa, family, trainshift, sampleshift, step, seed, value)
                                 )
-    return pd.DataFrame(table)
+    return results.frame(table)
 
 
 def sweep_rows(aes: Sequence[str] = PAPER_AES, seed: int = 0) -> pd.DataFrame:
@@ -103,7 +104,7 @@ def sweep_rows(aes: Sequence[str] = PAPER_AES, seed: int = 0) -> pd.DataFrame:
                             value + noise.normal(0, 0.01),
                         )
                         table.append(row | {"sampler": sampler, "num_steps": num_steps})
-    return pd.DataFrame(table)
+    return results.frame(table)
 
 
 def _law(
@@ -157,7 +158,7 @@ def reconstruction(aes: Sequence[str] = ALL_AES) -> pd.DataFrame:
                 "identity": f"{ae}-0123456789ab", "flowlab": "0.1.0", "created": "2026-01-01T00:00:00+00:00",
             }
         )  # fmt: skip
-    return pd.DataFrame(table)
+    return results.frame(table, results.RECONSTRUCTION_COLUMNS)
 
 
 # ---- pictures ----------------------------------------------------------------------------------------------
@@ -186,12 +187,15 @@ def write_pictures(folder: Path, aes: Sequence[str] = PAPER_AES, *, num_images: 
     (folder / "manifest.json").write_text(json.dumps(entries, indent=2))
 
 
+@lru_cache
+def _digits() -> np.ndarray:
+    return load_digits().images  # (1797, 8, 8), 0 to 16
+
+
 def _digit(index: int) -> Image.Image:
     ink = np.random.default_rng(index).integers(80, 256, 3)
-    grey = (
-        np.asarray(Image.fromarray((load_digits().images[index] * 15.9).astype("uint8")).resize((32, 32), 3))
-        / 255
-    )
+    small = Image.fromarray((_digits()[index] * 15.9).astype("uint8"))
+    grey = np.asarray(small.resize((32, 32), Image.Resampling.BICUBIC)) / 255
     return Image.fromarray((12 + grey[..., None] * (ink - 12)).astype("uint8"))
 
 

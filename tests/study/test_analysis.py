@@ -22,6 +22,7 @@ from flowlab.study.analysis import (
     seed_means,
     sensitivity,
     sensitivity_levels,
+    shared_settings,
 )
 from flowlab.study.effects import EFFECTS, comparisons, optimum_shifts, paired, sweep_optima
 from flowlab.study.grid import PAPER_AUTOENCODERS, SHIFTS, own_shift
@@ -198,6 +199,18 @@ def test_comparisons_hold_what_the_rows_hold():
 
 
 # ---- the trade-off, and the published numbers --------------------------------------------------------------
+
+
+def test_no_autoencoder_wins_by_being_tried_more_often():
+    """SD lacks a training shift, so that no other autoencoder may be judged at it either."""
+    rows = quickstart_rows()
+    rows = rows[(rows["ae"] != "sd") | (rows["trainshift"] == 1.0)]
+    last = rows[rows["step"] == rows["step"].max()]
+    assert set(shared_settings(last)["trainshift"]) == {1.0} != set(last["trainshift"])
+    table = fidelity(rows, empty(RECONSTRUCTION_COLUMNS))
+    assert set(table["ae"]) == set(rows["ae"]) and (table["trainshift"] == 1.0).all()
+    apart = last[(last["ae"] == "sd") | (last["trainshift"] != 1.0)]
+    assert len(shared_settings(apart)) == len(apart), "nothing shared: each keeps its own"
 
 
 def test_fidelity_joins_both_sides():

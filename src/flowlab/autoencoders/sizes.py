@@ -33,7 +33,7 @@ def _small(latent_channels: int, normalisation: str) -> KLSpec:
 
 # Trained on 16,384 images of `digits` by `flowlab train ae_<name>_digits`; measured on 1,000 held-out ones by
 # `flowlab evaluate reconstruction <name>`.
-# name                                        stride ch/token semantic |  PSNR dB   SSIM    rFID (digits judge)
+# name                                        stride ch/token semantic |  PSNR dB   SSIM    rFID (judge)
 AUTOENCODERS: dict[str, KLSpec | RAESpec] = {
     "sd":             _small(1, "scale_shift"),  #  8      4     no       |  27.34    0.903   0.045
     "flux1":          _small(4, "scale_shift"),  #  8     16     no       |  32.76    0.961   0.006

@@ -39,7 +39,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 PIXEL_MEAN, PIXEL_STD = -0.6, 0.5  # of the training digits in [-1, 1]
 
 # Trained by `flowlab train teacher_digits` and `flowlab train judge_digits`, measured on held-out digits:
-# teacher: 97.6 % by a linear map of its tokens, 96.8 % by ten nearest neighbours; judge: 97.8 % of the classes.
+# teacher 97.6 % by a linear map of its tokens, 96.8 % by ten nearest neighbours; judge 97.8 % of the classes.
 TEACHERS = {"teacher": WEIGHTS / "teacher_digits.safetensors"}
 JUDGES = {"digits judge": WEIGHTS / "judge_digits.safetensors"}
 

@@ -175,7 +175,7 @@ def _write_labels(
             _write_change(figure, table, column, space, (start, end), _SHARES[chosen])
 
 
-_SHARES = (0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82)
+_SHARES = (0.36, 0.28, 0.44, 0.52, 0.6, 0.2, 0.68, 0.76)  # nearer the start, where lines to one end part
 
 
 def _sides(width: float) -> list[tuple[float, float]]:

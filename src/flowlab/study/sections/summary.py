@@ -66,7 +66,8 @@ def _learnability(material: Material) -> str:
     table = material.fidelity.sort_values("fid")
     parts = [f"{ae_chip(line['ae'])} {line['fid']:.3g}" for line in table.to_dict("records")]
     features = escape(join(material.rows["features"]))
-    return f"<b>Learnability</b>, best FID ({features}) at the last step: {', '.join(parts)}."
+    lead = f"<b>Learnability</b>, best FID ({features}) at the last step and shared settings"
+    return f"{lead}: {', '.join(parts)}."
 
 
 def _fidelity(reconstruction: pd.DataFrame) -> str:
