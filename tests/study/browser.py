@@ -7,7 +7,7 @@
 
 As a command it takes pictures:
 
-    python tests/study/browser.py report.html figure.png --select "#fig-learnability" --scale 2
+    python tests/study/browser.py report.html figure.png --select "#fig-learnability" --scale 2 --margin 20
 """
 
 from __future__ import annotations
@@ -129,13 +129,13 @@ class Chromium:
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
-    def picture(self, path: Path | str, selector: str = "body") -> None:
-        """Write a PNG of the first match, whole even where it is longer than the window."""
+    def picture(self, path: Path | str, selector: str = "body", margin: float = 0.0) -> None:
+        """Write a PNG of the first match, whole even where it is longer than the window; margin in pixels."""
         self.run("scrollTo(0, 0)")
-        clip = {
-            key: value for key, value in self._box(selector).items() if key in ("x", "y", "width", "height")
-        }
-        image = self.call("Page.captureScreenshot", clip=clip | {"scale": 1}, captureBeyondViewport=True)
+        box = self._box(selector)
+        clip = {"x": box["x"] - margin, "y": box["y"] - margin, "scale": 1}
+        clip |= {"width": box["width"] + 2 * margin, "height": box["height"] + 2 * margin}
+        image = self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
         Path(path).write_bytes(base64.b64decode(image["data"]))
 
     def _box(self, selector: str, before: str = "") -> dict[str, float]:
@@ -219,13 +219,14 @@ def _main() -> None:
     parser.add_argument("--select", default="body", help="CSS selector of what to photograph")
     parser.add_argument("--width", type=int, default=1400, help="window width in CSS pixels")
     parser.add_argument("--scale", type=float, default=1.0, help="device pixels per CSS pixel")
+    parser.add_argument("--margin", type=float, default=0.0, help="free space around it in CSS pixels")
     parser.add_argument("--dark", action="store_true")
     options = parser.parse_args()
     with Chromium(width=options.width, dark=options.dark) as browser:
         browser.resize(options.width, 900, options.scale)
         browser.open(options.page)
         browser.wait("document.documentElement.dataset.ready === 'yes'")
-        browser.picture(options.picture, options.select)
+        browser.picture(options.picture, options.select, options.margin)
         print(options.picture, *browser.faults, *browser.foreign_requests, sep="\n")
 
 

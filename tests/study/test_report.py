@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -276,6 +277,11 @@ def test_an_unfinished_study_lists_what_it_lacks(tmp_path):
 
 def test_a_finished_study_lacks_nothing(text):
     assert "Nothing that was planned is missing" in text
+
+
+def test_a_rehearsal_says_that_it_means_nothing(tmp_path):
+    write_json(tmp_path / "study.json", to_dict(replace(synthetic.study(("sd",)), draft=True)))
+    assert "This was a rehearsal" in _page(_write(tmp_path, synthetic.rows(**ONE_CURVE)))
 
 
 def test_runs_of_another_version_are_still_shown(tmp_path):

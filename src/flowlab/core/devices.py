@@ -7,10 +7,11 @@ import platform
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from flowlab.core.choices import lookup
 
-__all__ = ["PRECISIONS", "autocast", "default_device", "machine"]
+__all__ = ["PRECISIONS", "autocast", "default_device", "device_of", "machine"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -22,12 +23,18 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def default_device() -> torch.device:
-    """cuda, then mps, then cpu; the environment variable FLOWLAB_DEVICE overrides."""
+    """A CUDA GPU where there is one, else the CPU; the environment variable FLOWLAB_DEVICE overrides.
+
+    Never mps by itself: training times and distances are float64, which it does not have.
+    """
     if name := os.environ.get("FLOWLAB_DEVICE"):
         return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are."""
+    return next(module.parameters()).device
 
 
 def machine(device: torch.device) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flowlab.autoencoders.base import Autoencoder
-from flowlab.core.devices import autocast
+from flowlab.core.devices import autocast, device_of
 from flowlab.core.pixels import to_uint8
 from flowlab.evaluate.reference import Yardstick
 from flowlab.generate.sampling import SamplingConfig, random_labels, sample_latents
@@ -27,7 +27,7 @@ class Generated:
 
     numbers: dict[str, Any]
     images: Tensor
-    """uint8 (n, 3, H, W)."""
+    """uint8 (n, 3, H, W), on the CPU."""
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
     if num_samples < 2:
         raise ValueError(f"{num_samples=}; a distance needs at least 2 samples, and 1,000 to mean something")
     spec = autoencoder.spec
-    indices = torch.arange(num_samples)
+    indices = torch.arange(num_samples, device=device_of(model))
     labels = random_labels(model.spec.num_classes, indices, seed)  # pyright: ignore
     for config in configs:
         start = time.perf_counter()
@@ -66,11 +66,11 @@ def evaluate(
 def decode(
     autoencoder: Autoencoder, latents: Tensor, precision: str = "float32", batch_size: int = 250
 ) -> Tensor:
-    """Final latents => uint8 images."""
+    """Final latents => uint8 images on the CPU."""
     parts = []
     for part in latents.split(batch_size):
         with autocast(part.device, precision):
-            parts.append(to_uint8(autoencoder.decode(part).float()))
+            parts.append(to_uint8(autoencoder.decode(part).float()).cpu())
     return torch.cat(parts)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowlab import __version__
 from flowlab.autoencoders.base import Autoencoder
+from flowlab.core.devices import device_of
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.data.batch import Dataset, in_order
 from flowlab.evaluate.reference import features_of
@@ -70,14 +71,16 @@ def reconstruct(autoencoder: Autoencoder, dataset: Dataset, batch_size: int = 25
     for batch in in_order(dataset, batch_size=batch_size):
         assert batch.pixels is not None, "reconstruction needs pixels"
         originals.append(batch.pixels)
-        outputs.append(to_uint8(autoencoder.decode(autoencoder.latents(to_float(batch.pixels)))))
+        pixels = to_float(batch.pixels.to(device_of(autoencoder)))
+        outputs.append(to_uint8(autoencoder.decode(autoencoder.latents(pixels))).cpu())
     return torch.cat(originals), torch.cat(outputs)
 
 
 @torch.no_grad()
 def _perceptual(teacher: Teacher, ours: Tensor, theirs: Tensor) -> Tensor:
+    device = device_of(teacher)
     parts = [
-        feature_distance(teacher.layers(to_float(a)), teacher.layers(to_float(b)))
+        feature_distance(teacher.layers(to_float(a.to(device))), teacher.layers(to_float(b.to(device))))
         for a, b in zip(ours.split(250), theirs.split(250), strict=True)
     ]
-    return torch.cat(parts)
+    return torch.cat(parts).cpu()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowlab.core.config import config_id
+from flowlab.core.devices import default_device, device_of
 from flowlab.core.weights import read_weights, tensors_id, write_weights
 from flowlab.data import datasets
 from flowlab.data.batch import in_order
@@ -45,7 +45,7 @@ class Yardstick:
 
 def yardstick(dataset: str, resolution: int, num_images: int, judge: str, cache: Path | str) -> Yardstick:
     """Features of the first `num_images` held-out images, read from the cache or computed and kept there."""
-    network = load_judge(judge)
+    network = load_judge(judge).to(default_device())
     data = datasets.load(dataset, "heldout", num_images=num_images, resolution=resolution)
     identity = config_id([data.identity, judge, tensors_id(network.state_dict())])
     path = Path(cache) / f"reference_{identity}.safetensors"
@@ -58,6 +58,7 @@ def yardstick(dataset: str, resolution: int, num_images: int, judge: str, cache:
 
 
 @torch.no_grad()
-def features_of(network: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 250) -> Tensor:
-    """uint8 (n, 3, H, W) => (n, d) float32."""
-    return torch.cat([network(part).float() for part in images.split(batch_size)])
+def features_of(network: nn.Module, images: Tensor, batch_size: int = 250) -> Tensor:
+    """uint8 (n, 3, H, W) => (n, d) float32 on the CPU."""
+    device = device_of(network)
+    return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from flowlab import autoencoders
+from flowlab.core.devices import default_device
 from flowlab.core.files import write_json
 from flowlab.core.pixels import contact_sheet
 from flowlab.data import datasets
@@ -31,7 +32,8 @@ def prepare(study: Study, ae: str, study_folder: Path) -> None:
     """Leave `reconstruction/<ae>.json` and `.png`, the latent cache and the reference features."""
     ruler = study_yardstick(study, study_folder)
     ensure_latents(flow_config(study, any_cell(study, ae), study_folder))
-    autoencoder, teacher = autoencoders.load(ae), load_teacher("teacher")
+    device = default_device()
+    autoencoder, teacher = autoencoders.load(ae).to(device), load_teacher("teacher").to(device)
     num = max(study.reconstruction_images, NUM_PICTURES)
     held_out = datasets.load(study.dataset, "heldout", num_images=num, resolution=autoencoder.spec.resolution)
     row = reconstruction.evaluate(

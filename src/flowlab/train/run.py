@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flowlab.core import checkpoints
 from flowlab.core.config import config_id, to_dict
+from flowlab.core.devices import default_device
 from flowlab.core.files import read_json, write_json
 from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
 from flowlab.train.features import JUDGE, TEACHER, JudgeConfig, TeacherConfig
@@ -61,6 +63,8 @@ def start(config: Any, folder: Path, until_step: int | None = None) -> tuple[Tra
     """The state and the iterator of updates; nothing is trained until the caller asks for a record."""
     recipe = recipe_of(config)
     claim_folder(config, folder)
+    if default_device().type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as the published recipes
     dataset = recipe.dataset(config)
     state = recipe.setup(config, dataset)
     return state, train(recipe, state, dataset, config.loop, folder / "checkpoints", until_step)

@@ -32,6 +32,7 @@ def generate(path: str, sampling: Any, options: GenerateOptions) -> None:
     import torch
 
     from flowlab.core.config import to_dict
+    from flowlab.core.devices import device_of
     from flowlab.core.weights import tensors_id
     from flowlab.evaluate.generation import decode
     from flowlab.generate.images import check_folder, write_folder
@@ -41,7 +42,7 @@ def generate(path: str, sampling: Any, options: GenerateOptions) -> None:
         raise ValueError(f"--num-images is {options.num_images}; ask for 1 or more")
     folder = check_folder(options.out or Path(path).parent / "samples")
     model, autoencoder = load_model(path, options.autoencoder)
-    spec, num_classes, device = autoencoder.spec, model.spec.num_classes, _device_of(model)
+    spec, num_classes, device = autoencoder.spec, model.spec.num_classes, device_of(model)
     for label in options.classes:
         if not 0 <= label < num_classes:
             raise ValueError(f"--classes holds {label}; {path} knows 0 to {num_classes - 1}")
@@ -86,10 +87,6 @@ def load_model(path: str, autoencoder: str | None) -> tuple[Any, Any]:
             f"{path} makes latents of (channels, side) {ours}, the autoencoder {name} decodes {theirs}"
         )
     return model.to(default_device()), decoder.to(default_device())
-
-
-def _device_of(model: Any) -> Any:
-    return next(model.parameters()).device
 
 
 def sampling(path: str, debug: bool) -> Any:

@@ -175,7 +175,7 @@ def _write_labels(
             _write_change(figure, table, column, space, (start, end), _SHARES[chosen])
 
 
-_SHARES = (0.36, 0.28, 0.44, 0.52, 0.6, 0.2, 0.68, 0.76)  # nearer the start, where lines to one end part
+_SHARES = (0.24, 0.32, 0.4, 0.48, 0.56, 0.16, 0.64)  # the start first: several lines share an end
 
 
 def _sides(width: float) -> list[tuple[float, float]]:

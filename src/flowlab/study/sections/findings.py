@@ -59,10 +59,10 @@ def learnability(material: Material, count: Numbering) -> Block:
     if panels:
         caption = (
             f"Best {label}, at the last step and of the settings that all autoencoders share, against "
-            "reconstruction. Vertical bars span the seeds, horizontal ones are standard errors. Along "
-            "the lines, where there is room, stands the change of FID: dotted, from another autoencoder"
-            " to FLUX.2; full, from a latent to its twin with semantic alignment. The best of many "
-            "noisy settings is an optimistic number; point at a marker for the setting."
+            "reconstruction. Vertical bars span the seeds, horizontal ones are standard errors. Along the "
+            "lines, where there is room, stands the change of FID: dotted, from another autoencoder to "
+            "FLUX.2; full, from a latent to its twin with semantic alignment. The best of many noisy "
+            "settings is an optimistic number; point at a marker for the setting."
         )
         parts.append(figure("fig-learnability", count.figure(), caption, panels))
     return filled(block, parts)
