@@ -71,6 +71,10 @@ class Autoencoder(nn.Module, ABC):
         """Final latent => (B, 3, H, W), about [-1, 1] and not clamped."""
 
     @abstractmethod
+    def decode_raw(self, z: Tensor) -> Tensor:
+        """A raw latent, shaped as the moments' mean => pixels; training works on it, before normalisation."""
+
+    @abstractmethod
     def fit_normalisation(self, means: Tensor) -> None:
         """Set the normalisation's statistics from posterior means (n, c, h, w) of training images."""
 

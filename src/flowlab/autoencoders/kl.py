@@ -85,7 +85,6 @@ class KLAutoencoder(Autoencoder):
         return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch))
 
     def decode_raw(self, z: Tensor) -> Tensor:
-        """Unnormalised latent (B, c, H / f, W / f) => pixels; what training uses."""
         pixels = self.decoder(z)
         return pixels if self.linear is None else pixels + self.linear.decode(z)
 

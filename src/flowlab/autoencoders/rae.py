@@ -4,7 +4,7 @@ ViT decodes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -29,10 +29,6 @@ class RAESpec:
     depth: int = 4
     """Decoder blocks."""
     heads: int = 4
-    normalisation: str = "whitening"
-    """RAE has one form: per channel and position."""
-    linear_path: bool = False
-    """Always false; there so that the size table reads the same for both families."""
 
 
 class RepresentationAutoencoder(Autoencoder):
@@ -64,7 +60,6 @@ class RepresentationAutoencoder(Autoencoder):
         return self.decode_raw(self.normalise.inverse(latent))
 
     def decode_raw(self, z: Tensor) -> Tensor:
-        """Unnormalised tokens (B, channels, h, w) => pixels; what training uses."""
         return self.decoder(z)
 
     def fit_normalisation(self, means: Tensor) -> None:
@@ -90,8 +85,3 @@ class TokenDecoder(nn.Module):
             h = block(h)
         h = self.pixels_out(self.norm(h))
         return rearrange(h, "b (h w) (c p q) -> b c (h p) (w q)", h=height, p=self.patch, q=self.patch)
-
-
-def spec_dict(spec: RAESpec) -> dict[str, object]:
-    """Plain values for the metadata of a weights file."""
-    return asdict(spec)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from flowlab.autoencoders.base import Autoencoder
@@ -10,7 +9,7 @@ from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.rae import RAESpec, RepresentationAutoencoder
 from flowlab.core.choices import lookup
 
-__all__ = ["AUTOENCODERS", "FAMILIES", "build", "weights_path"]
+__all__ = ["AUTOENCODERS", "build", "weights_path"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -42,8 +41,6 @@ AUTOENCODERS: dict[str, KLSpec | RAESpec] = {
     "flux2":          _small(8, "batchnorm"),    #  8     32     yes      |  34.34    0.966   0.002
     "rae":            RAESpec(),                 #  8     64     frozen   |  24.22    0.839   0.118
 }  # fmt: skip
-
-FAMILIES: dict[str, Callable[..., Autoencoder]] = {"kl": KLAutoencoder, "rae": RepresentationAutoencoder}
 
 
 def build(name: str) -> Autoencoder:

@@ -20,9 +20,9 @@ from flowlab.core.config import from_dict, to_dict
 from flowlab.core.files import read_json, write_json
 from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
-from flowlab.study.grid import Study, cells, validate
+from flowlab.study.grid import Study, validate
 
-__all__ = ["Outcome", "claim_folder", "gather", "run", "status"]
+__all__ = ["Outcome", "claim_folder", "gather", "run"]
 
 POLL_SECONDS = 0.3
 MEASURED = {  # settings of the machine and not of the study: a folder may go on with others
@@ -245,17 +245,3 @@ def _gather_pictures(study: Study, folder: Path) -> None:
             {"kind": "samples", "ae": row["ae"], "run_id": row["run_id"], "caption": caption, "file": file}
         )
     write_json(samples / "manifest.json", entries)
-
-
-def status(study: Study, folder: Path) -> dict[str, int]:
-    """Counts for `flowlab study status`: cells, cells finished, rows, rows expected."""
-    rows = results.collect(folder)
-    unfinished = results.next_jobs(study, rows)
-    num_cells = len(cells(study))
-    per_cell = len(study.checkpoints) * len(study.sample_shifts)
-    return {
-        "cells": num_cells,
-        "finished": num_cells - len(unfinished),
-        "rows": len(rows),
-        "rows_expected": num_cells * per_cell,
-    }

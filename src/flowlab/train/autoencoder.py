@@ -134,7 +134,7 @@ def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Itera
     with autocast(state.device, config.precision):
         moments = model.encode(pixels)
         z = _noisy(model, sample(moments, randomness("posterior")), config.latent_noise, randomness)
-        output = model.decode_raw(z).float()  # pyright: ignore
+        output = model.decode_raw(z).float()
         layers = [fixed.teacher.layers(image) for image in (output, pixels)]
     mean, logvar = moments
     moments = Moments(mean.float(), None if logvar is None else logvar.float())
