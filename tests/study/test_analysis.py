@@ -24,7 +24,7 @@ from flowlab.study.analysis import (
     sensitivity_levels,
     shared_settings,
 )
-from flowlab.study.effects import EFFECTS, comparisons, optimum_shifts, paired, sweep_optima
+from flowlab.study.effects import EFFECTS, comparisons, optimum_shifts, paired, repa_cost, sweep_optima
 from flowlab.study.grid import PAPER_AUTOENCODERS, SHIFTS, own_shift
 from flowlab.study.results import RECONSTRUCTION_COLUMNS, empty
 
@@ -274,3 +274,12 @@ def test_the_sampling_sweep_stays_outside(function):
 
 def test_shifts_are_the_published_ones():
     assert set(published.of("best_trainshift")["value"]) <= set(SHIFTS)
+
+
+def test_repa_cost_is_the_median_ratio_of_paired_training_times():
+    rows = ROWS.copy()
+    slow = rows["repa"] == "teacher"
+    rows["train_seconds"] = np.where(slow, 13.0, 10.0)
+    cost = repa_cost(rows)
+    assert cost is not None and cost.ratio == pytest.approx(1.3) and cost.num_pairs > 10
+    assert repa_cost(rows[~slow]) is None

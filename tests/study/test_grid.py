@@ -79,7 +79,7 @@ def test_quickstart_shows_each_trade_off():
     arms = {cell.arm for cell in cells(build("quickstart"))}
     assert len(arms) == 12 and {arm.ae for arm in arms} == set(AUTOENCODERS)
     assert Arm(ae="flux1", repa="teacher") in arms and Arm(ae="flux2", trainshift=2.95) in arms
-    assert build("quickstart").sample_shifts == (1.0,), "one evaluation a checkpoint: six minutes hold no more"
+    assert build("quickstart").sample_shifts == (1.0,), "six minutes hold no more"
 
 
 def test_shift_law_reaches_beyond_the_papers_grid():

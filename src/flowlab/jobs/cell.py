@@ -7,6 +7,7 @@ is missing.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,7 @@ from flowlab.evaluate.reference import Yardstick, yardstick
 from flowlab.generate.sampling import SamplingConfig
 from flowlab.jobs.files import load_study, reporting
 from flowlab.study.grid import Arm, Cell, Study, cells
-from flowlab.study.results import append_row, empty, read_rows
+from flowlab.study.results import append_row, read_rows
 from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig
 from flowlab.train.loop import LoopConfig, load_state
 from flowlab.train.optim import OptimiserConfig
@@ -47,7 +48,9 @@ def run_cell(study: Study, cell: Cell, study_folder: Path, until_step: int | Non
     config = flow_config(study, cell, study_folder)
     folder = study_folder / "cells" / cell.run_id
     state, records = start(config, folder, until_step)
-    run = Run(study, cell, config, folder, state, study_yardstick(study, study_folder))
+    earlier = read_rows(folder / "rows.jsonl")["train_seconds"].max()
+    clock = Clock(seconds=0.0 if math.isnan(earlier) else float(earlier))
+    run = Run(study, cell, config, folder, state, study_yardstick(study, study_folder), clock)
     newest = checkpoints.latest(folder / "checkpoints")
     if newest is not None and checkpoints.step_of(newest) in study.checkpoints:
         load_state(state, newest)
@@ -87,7 +90,7 @@ class Run:
     folder: Path
     state: TrainState
     yardstick: Yardstick
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
 
     def evaluate_checkpoint(self) -> None:
         """Append the rows that this step still lacks."""
@@ -102,8 +105,7 @@ class Run:
         self.clock.started = time.perf_counter()
 
     def _missing_shifts(self) -> list[float]:
-        path = self.folder / "rows.jsonl"
-        rows = read_rows(path) if path.is_file() else empty()
+        rows = read_rows(self.folder / "rows.jsonl")
         own = (rows["sampler"] == self.study.sampler) & (rows["num_steps"] == self.study.num_sample_steps)
         done = set(rows.loc[own & (rows["step"] == self.state.step), "sampleshift"])
         return [shift for shift in self.study.sample_shifts if shift not in done]

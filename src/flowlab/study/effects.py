@@ -6,6 +6,7 @@ As in analysis.py, a function takes a results table of one data set and lists it
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from flowlab.metrics.optimum import fit_optimum
 from flowlab.study.contrasts import RUN, SINGLE_PAIR, WITHIN_RUN_PAIR, at_step, best_sampling, pooled
 from flowlab.study.grid import in_order, rule_shift
 
-__all__ = ["EFFECTS", "comparisons", "optimum_shifts", "paired", "sweep_optima"]
+__all__ = ["EFFECTS", "Cost", "comparisons", "optimum_shifts", "paired", "repa_cost", "sweep_optima"]
 
 RATIO_COLUMNS = ["ae", "ratio", "low", "high", "num_pairs", "num_seeds"]
 FIT_COLUMNS = ["alpha", "low", "high", "status", "num_points", "num_blocks"]
@@ -31,6 +32,30 @@ EFFECTS = {  # factor, better, worse, in the words of the report
     "4 against 16 channels": ("ae", "sd", "flux1"),
     "16 against 32 channels, not semantic": ("ae", "flux1", "flux2_plain"),
 }
+
+
+class Cost(NamedTuple):
+    """How much longer the same updates took with a change than without it."""
+
+    ratio: float
+    """Median over pairs of runs; other work on the machine is in it, hence the quartiles."""
+    lower_quartile: float
+    upper_quartile: float
+    num_pairs: int
+
+
+def repa_cost(rows: pd.DataFrame) -> Cost | None:
+    """Training time with REPA over training time without, of runs alike in all else; None without any."""
+    last = rows[rows["step"] == rows["step"].max()].drop_duplicates("run_id")
+    alike = ["ae", "trainp", "trainshift", "seed"]
+    times = last.pivot_table(index=alike, columns="repa", values="train_seconds", aggfunc="first")
+    if not {"none", "teacher"} <= set(times.columns):
+        return None
+    ratios = (times["teacher"] / times["none"]).dropna()
+    if ratios.empty:
+        return None
+    low, middle, high = (float(ratios.quantile(share)) for share in (0.25, 0.5, 0.75))
+    return Cost(middle, low, high, len(ratios))
 
 
 # ---- fitted optima -----------------------------------------------------------------------------------------

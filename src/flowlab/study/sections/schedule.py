@@ -77,11 +77,23 @@ def paired_effects(material: Material, count: Numbering) -> Block:
     label = fid_label(material.rows)
     caption = (
         f"Change of {label}, between paired runs at the last step, each at its best "
-        "sampling shift; 95 % intervals, never narrower than the noise of a pair of runs. REPA is compared "
-        "at equal steps: its extra compute is not counted."
+        "sampling shift; 95 % intervals, never narrower than the noise of a pair of runs. "
+        f"{_repa_compute(material)}"
     )
     return filled(
         block, [figure("fig-effects", count.figure(), caption, factors.effects(material.comparisons, label))]
+    )
+
+
+def _repa_compute(material: Material) -> str:
+    """REPA's extra compute, beside its effect."""
+    cost = effects.repa_cost(material.rows)
+    if cost is None:
+        return "REPA is compared at equal steps."
+    return (
+        f"REPA is compared at equal steps; they took {cost.ratio:.2f} times as long (median of "
+        f"{cost.num_pairs} pairs of runs, quartiles {cost.lower_quartile:.2f} to {cost.upper_quartile:.2f}; "
+        "the teacher's features are cached)."
     )
 
 
