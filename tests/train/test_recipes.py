@@ -27,7 +27,7 @@ from flowlab.train.autoencoder import AutoencoderConfig
 from flowlab.train.features import contrastive
 from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig, draw_times, ensure_latents
 from flowlab.train.loop import LoopConfig
-from flowlab.train.run import claim_folder, recipe_of, run, start
+from flowlab.train.run import check_folder, recipe_of, run, start
 
 SHORT = LoopConfig(batch_size=8, num_steps=4, save_steps=(2,))
 
@@ -197,10 +197,11 @@ def test_sigkill_and_the_same_command_give_the_same_weights(tmp_path, lines_befo
 
 
 def test_a_folder_of_another_configuration_is_refused_by_the_field(tmp_path):
-    claim_folder(flow(tmp_path), tmp_path)
-    claim_folder(flow(tmp_path), tmp_path)
+    start(flow(tmp_path), tmp_path)
+    check_folder(flow(tmp_path), tmp_path)
+    check_folder(flow(tmp_path, cache="elsewhere"), tmp_path)
     with pytest.raises(ValueError, match=r"another configuration \(times.alpha is 1.0 there and 2.0 here\)"):
-        claim_folder(flow(tmp_path, times=TimesConfig(alpha=2.0)), tmp_path)
+        check_folder(flow(tmp_path, times=TimesConfig(alpha=2.0)), tmp_path)
 
 
 # ---- features ----------------------------------------------------------------------------------------------

@@ -47,8 +47,11 @@ def load(path: Path | str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]
     path = Path(path)
     if not (path / "state.json").is_file():
         raise ValueError(f"{path} is not a checkpoint folder (no state.json); give one named step_<number>")
-    groups = {file.stem: read_weights(file)[0] for file in sorted(path.glob("*.safetensors"))}
-    return groups, read_json(path / "state.json")
+    try:
+        groups = {file.stem: read_weights(file)[0] for file in sorted(path.glob("*.safetensors"))}
+        return groups, read_json(path / "state.json")
+    except ValueError as problem:
+        raise ValueError(f"damaged checkpoint: {problem} (delete {path} to resume earlier)") from problem
 
 
 def latest(folder: Path | str) -> Path | None:

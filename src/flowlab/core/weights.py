@@ -25,7 +25,7 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as problem:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({problem}); fetch or write it again"
+            f"{path} is not a whole safetensors file ({problem}); delete it, then make or fetch it again"
         ) from problem
 
 

@@ -107,6 +107,9 @@ ARROW = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
 # ---- one row -----------------------------------------------------------------------------------------------
 
 
+ANOTHER_VERSION = "it was written by another version; run the study again in a new folder"
+
+
 def check_row(values: Mapping[str, Any], where: str, columns: Mapping[str, type] = COLUMNS) -> dict[str, Any]:
     """The values in column order; a missing, unknown or mistyped column is a ValueError that names it."""
     _check_names(list(values), columns, where, ordered=False)
@@ -262,10 +265,10 @@ def next_jobs(study: Study, rows: pd.DataFrame) -> list[Job]:
 def _check_names(names: list[str], columns: Mapping[str, type], where: str, *, ordered: bool) -> None:
     absent = [name for name in columns if name not in names]
     if absent:
-        raise ValueError(f"{where} lacks the column {absent[0]!r}; it was written by another version")
+        raise ValueError(f"{where} lacks the column {absent[0]!r}; {ANOTHER_VERSION}")
     unknown = [name for name in names if name not in columns]
     if unknown:
-        raise ValueError(f"{where} has the unknown column {unknown[0]!r}; it was written by another version")
+        raise ValueError(f"{where} has the unknown column {unknown[0]!r}; {ANOTHER_VERSION}")
     if ordered and names != list(columns):
         place, name = next((i, a) for i, (a, b) in enumerate(zip(names, columns, strict=True)) if a != b)
         raise ValueError(

@@ -15,9 +15,10 @@ from flowlab.autoencoders import losses
 from flowlab.autoencoders.base import Autoencoder, Moments, sample
 from flowlab.autoencoders.kl import KLAutoencoder
 from flowlab.autoencoders.normalise import patchify
-from flowlab.autoencoders.rae import RepresentationAutoencoder
-from flowlab.autoencoders.sizes import build
-from flowlab.core.devices import autocast, default_device
+from flowlab.autoencoders.rae import RAESpec, RepresentationAutoencoder
+from flowlab.autoencoders.sizes import AUTOENCODERS, build
+from flowlab.core.choices import lookup
+from flowlab.core.devices import PRECISIONS, autocast, default_device
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.data import datasets
 from flowlab.data.batch import Batch, Dataset, in_order
@@ -77,6 +78,16 @@ class Fixed:
     config: AutoencoderConfig
     teacher: Teacher
     dataset: Dataset
+
+
+def validate(config: AutoencoderConfig) -> None:
+    """Names and counts; the data set's own are checked when it is read."""
+    lookup(AUTOENCODERS, config.autoencoder, "autoencoder")
+    lookup(PRECISIONS, config.precision, "precision")
+    if config.num_images < 1 or config.normalisation_images < 2:
+        raise ValueError(f"{config.num_images=}, {config.normalisation_images=}; ask for at least 1 and 2")
+    if config.latent_noise and not isinstance(AUTOENCODERS[config.autoencoder], RAESpec):
+        raise ValueError(f"latent_noise is {config.latent_noise}; only representation autoencoders take it")
 
 
 def load_data(config: AutoencoderConfig) -> Dataset:
@@ -185,7 +196,16 @@ def finished(state: TrainState) -> Autoencoder:
     return model
 
 
-AUTOENCODER = Recipe(dataset=load_data, setup=setup, objectives=objectives, preview=preview, export=export)
+AUTOENCODER = Recipe(
+    validate=validate,
+    dataset=load_data,
+    setup=setup,
+    objectives=objectives,
+    preview=preview,
+    export=export,
+)
+    validate=validate, dataset=load_data, setup=setup, objectives=objectives, preview=preview, export=export
+)
 
 
 # ---- terms -------------------------------------------------------------------------------------------------

@@ -210,7 +210,13 @@ def _export(kind: str, state: TrainState, folder: Path) -> Path:
     return path
 
 
+def _check_counts(config: TeacherConfig | JudgeConfig) -> None:
+    if config.num_images < 1:
+        raise ValueError(f"num_images is {config.num_images}; ask for at least 1")
+
+
 TEACHER = Recipe(
+    validate=_check_counts,
     dataset=lambda config: digits("train", num_images=config.num_images),
     setup=setup_teacher,
     objectives=teacher_objectives,
@@ -218,6 +224,7 @@ TEACHER = Recipe(
     export=lambda state, folder: _export("teacher", state, folder),
 )
 JUDGE = Recipe(
+    validate=_check_counts,
     dataset=lambda config: digits("judge", num_images=config.num_images),
     setup=setup_judge,
     objectives=judge_objectives,

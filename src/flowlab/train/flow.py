@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from flowlab import autoencoders, backbones
 from flowlab.autoencoders.base import Autoencoder, Moments
-from flowlab.backbones.sizes import build
+from flowlab.autoencoders.sizes import AUTOENCODERS
+from flowlab.backbones.sizes import SIZES, build
 from flowlab.core.choices import lookup
 from flowlab.core.config import config_id
 from flowlab.core.devices import default_device
@@ -97,6 +98,19 @@ class Fixed:
     null_label: int
 
 
+def validate(config: FlowConfig) -> None:
+    """Names, shifts and shares; the data set's own are checked when it is read."""
+    law = config.times
+    times.quantile(law.distribution, 0.5, alpha=law.alpha, mu=law.mu, sigma=law.sigma)
+    lookup(SIZES, config.backbone, "backbone size")
+    if not config.autoencoder.endswith(".safetensors"):
+        lookup(AUTOENCODERS, config.autoencoder, "autoencoder (or path to .safetensors)")
+    if config.num_images < 1 or not 0 <= config.class_dropout < 1:
+        raise ValueError(
+            f"{config.num_images=}, {config.class_dropout=}; give 1 image and a share < 1"
+        )
+
+
 # ---- data --------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +150,6 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
 
 def setup(config: FlowConfig, dataset: LatentDataset) -> TrainState:
     """A fresh model, its projector where it is aligned, and one optimiser over both."""
-    lookup(times.DISTRIBUTIONS, config.times.distribution, "timestep distribution")
     torch.manual_seed(config.loop.seed)
     device = default_device()
     autoencoder = autoencoders.load(config.autoencoder).to(device)
@@ -211,4 +224,18 @@ def export(state: TrainState, folder: Path) -> Path:
     return file
 
 
-FLOW = Recipe(dataset=ensure_latents, setup=setup, objectives=objectives, preview=preview, export=export)
+FLOW = Recipe(
+    validate=validate,
+    dataset=ensure_latents,
+    setup=setup,
+    objectives=objectives,
+    preview=preview,
+    export=export,
+)
+    validate=validate,
+    dataset=ensure_latents,
+    setup=setup,
+    objectives=objectives,
+    preview=preview,
+    export=export,
+)

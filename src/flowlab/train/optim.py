@@ -12,7 +12,7 @@ from torch import nn
 
 from flowlab.core.choices import lookup
 
-__all__ = ["OPTIMISERS", "SCHEDULES", "OptimiserConfig", "build", "rate_factor"]
+__all__ = ["OPTIMISERS", "SCHEDULES", "OptimiserConfig", "build", "rate_factor", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +84,17 @@ def _adamw(params: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.opt
 OPTIMISERS = {"adamw": _adamw, "muon": Muon}
 
 
+def validate(config: OptimiserConfig) -> None:
+    """Refuse unknown names and impossible rates."""
+    if config.learning_rate <= 0:
+        raise ValueError(f"optimiser.learning_rate is {config.learning_rate}; it must be positive")
+    lookup(SCHEDULES, config.schedule, "learning-rate schedule")
+    lookup(OPTIMISERS, config.name, "optimiser")
+
+
 def build(params: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
     """The optimiser named in `config` over `params`."""
-    if config.learning_rate <= 0:
-        raise ValueError(f"learning_rate is {config.learning_rate}; it must be positive")
-    lookup(SCHEDULES, config.schedule, "learning-rate schedule")
+    validate(config)
     return lookup(OPTIMISERS, config.name, "optimiser")(params, config)
 
 

@@ -17,9 +17,11 @@ from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
 from flowlab.train.features import JUDGE, TEACHER, JudgeConfig, TeacherConfig
 from flowlab.train.flow import FLOW, FlowConfig
 from flowlab.train.loop import train
+from flowlab.train.loop import validate as validate_loop
+from flowlab.train.optim import validate as validate_optimiser
 from flowlab.train.state import Recipe, Record, TrainState
 
-__all__ = ["RECIPES", "claim_folder", "recipe_of", "run", "start"]
+__all__ = ["RECIPES", "check_folder", "recipe_of", "run", "start", "validate"]
 
 RECIPES: dict[type, Recipe] = {
     AutoencoderConfig: AUTOENCODER,
@@ -60,13 +62,18 @@ def run(config: Any, folder: Path | str, *, until_step: int | None = None, log_e
 
 
 def start(config: Any, folder: Path, until_step: int | None = None) -> tuple[TrainState, Iterator[Record]]:
-    """The state and the iterator of updates; nothing is trained until the caller asks for a record."""
+    """The state and the iterator of updates; nothing is trained until the caller asks for a record.
+
+    A fault of the configuration or the data leaves no trace in `folder`.
+    """
     recipe = recipe_of(config)
-    claim_folder(config, folder)
+    validate(config)
+    check_folder(config, folder)
     if default_device().type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, as the published recipes
     dataset = recipe.dataset(config)
     state = recipe.setup(config, dataset)
+    write_json(folder / "config.json", _described(config))
     return state, train(recipe, state, dataset, config.loop, folder / "checkpoints", until_step)
 
 
@@ -76,20 +83,29 @@ def recipe_of(config: Any) -> Recipe:
     return RECIPES[type(config)]
 
 
-def claim_folder(config: Any, folder: Path) -> None:
-    """Write config.json, or refuse a folder that holds another configuration."""
+def validate(config: Any) -> None:
+    """Refuse what cannot work, before the first expensive second."""
+    validate_loop(config.loop)
+    validate_optimiser(config.optimiser)
+    recipe_of(config).validate(config)
+
+
+def check_folder(config: Any, folder: Path) -> None:
+    """Refuse a folder that holds another configuration."""
     path = folder / "config.json"
-    own = {"kind": type(config).__name__, "id": config_id(config), "config": to_dict(config)}
-    if path.exists():
-        found = read_json(path)
-        mine, theirs = ({**side["config"], "cache": ""} for side in (own, found))  # a cache may move
-        if mine != theirs or own["kind"] != found["kind"]:
-            difference = _first_difference(mine, theirs)
-            raise ValueError(
-                f"{folder} holds another configuration ({difference}); give another --out or delete it"
-            )
+    if not path.exists():
         return
-    write_json(path, own)
+    own, found = _described(config), read_json(path)
+    mine, theirs = ({**side["config"], "cache": ""} for side in (own, found))  # a cache may move
+    if mine != theirs or own["kind"] != found["kind"]:
+        difference = _first_difference(mine, theirs)
+        raise ValueError(
+            f"{folder} holds another configuration ({difference}); give another --out or delete it"
+        )
+
+
+def _described(config: Any) -> dict[str, Any]:
+    return {"kind": type(config).__name__, "id": config_id(config), "config": to_dict(config)}
 
 
 def write_previews(images: Mapping[str, Tensor], folder: Path, step: int, writer: Any = None) -> None:

@@ -93,10 +93,12 @@ class Record:
 class Recipe:
     """The functions that make one kind of training; the loop knows nothing else of it."""
 
+    validate: Callable[[Any], None]
+    """Refuse names and numbers that cannot work, before anything is read, built or written."""
     dataset: Callable[[Any], Dataset]
     """config => training data."""
     setup: Callable[[Any, Any], TrainState]
-    """(config, data) => fresh state; validates every name and size before it builds."""
+    """(config, data) => fresh state."""
     objectives: Callable[[TrainState, Batch, Randomness], Iterator[Objective]]
     """Yields objectives in the order in which they step."""
     preview: Callable[[TrainState], dict[str, Tensor]]

@@ -38,9 +38,10 @@ def train(preset: str, config: Any, options: TrainOptions) -> None:
 def _train_plan(config: Any, folder: Path) -> list[str]:
     from flowlab.core.checkpoints import latest, step_of
     from flowlab.core.config import config_id, to_dict
-    from flowlab.train.loop import validate
+    from flowlab.train.run import check_folder, validate
 
-    validate(config.loop)
+    validate(config)
+    check_folder(config, folder)
     newest = latest(folder / "checkpoints")
     start = f"resumes after step {step_of(newest)}" if newest else "starts at step 0"
     steps, batch = config.loop.num_steps, config.loop.batch_size
