@@ -104,10 +104,10 @@ DTYPES = {int: "int64", float: "float64", str: "str"}
 ARROW = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
 
 
-# ---- one row -----------------------------------------------------------------------------------------------
-
-
 ANOTHER_VERSION = "it was written by another version; run the study again in a new folder"
+
+
+# ---- one row -----------------------------------------------------------------------------------------------
 
 
 def check_row(values: Mapping[str, Any], where: str, columns: Mapping[str, type] = COLUMNS) -> dict[str, Any]:

@@ -204,8 +204,6 @@ AUTOENCODER = Recipe(
     preview=preview,
     export=export,
 )
-    validate=validate, dataset=load_data, setup=setup, objectives=objectives, preview=preview, export=export
-)
 
 
 # ---- terms -------------------------------------------------------------------------------------------------

@@ -106,9 +106,7 @@ def validate(config: FlowConfig) -> None:
     if not config.autoencoder.endswith(".safetensors"):
         lookup(AUTOENCODERS, config.autoencoder, "autoencoder (or path to .safetensors)")
     if config.num_images < 1 or not 0 <= config.class_dropout < 1:
-        raise ValueError(
-            f"{config.num_images=}, {config.class_dropout=}; give 1 image and a share < 1"
-        )
+        raise ValueError(f"{config.num_images=}, {config.class_dropout=}; give 1 image and a share < 1")
 
 
 # ---- data --------------------------------------------------------------------------------------------------
@@ -225,13 +223,6 @@ def export(state: TrainState, folder: Path) -> Path:
 
 
 FLOW = Recipe(
-    validate=validate,
-    dataset=ensure_latents,
-    setup=setup,
-    objectives=objectives,
-    preview=preview,
-    export=export,
-)
     validate=validate,
     dataset=ensure_latents,
     setup=setup,
