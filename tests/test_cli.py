@@ -110,6 +110,8 @@ FAULTS = [
     ("train flow_flux2_digits --dataset nosuch --num-images 8", "unknown dataset 'nosuch'"),
     ("train flow_flux2_digits --num-images 0", "num_images=0"),
     ("train ae_flux2_digits --optimiser.name sgd --dry-run", "choose from: adamw, muon"),
+    ("train flow_flux2_digits --alignment.weight 0.5 --alignment.block 9", "tiny has blocks 1 to 3"),
+    ("train ae_rae_digits --semantic-weight 1", "rae's encoder is frozen"),
     ("train ae_flux2_digits --latent-noise 1", "only representation autoencoders"),
     ("train teacher_digits --num-images 0", "num_images is 0"),
     ("train judge_digits --loop.num-steps 0", "loop.num_steps is 0"),

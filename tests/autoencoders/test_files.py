@@ -57,6 +57,12 @@ def test_identities_tell_encoders_apart():
     assert len({load(name).identity for name in AUTOENCODERS}) == len(AUTOENCODERS)
 
 
+def test_a_fixed_grid_refuses_other_sizes_in_one_line():
+    with pytest.raises(ValueError, match="64 x 64 pixels; rae takes 32 x 32 only"):
+        load("rae").latents(torch.zeros(1, 3, 64, 64))
+    assert load("flux2").latents(torch.zeros(1, 3, 64, 64)).shape == (1, 32, 8, 8)
+
+
 def test_overrides_replace_fields_and_unknown_ones_are_listed():
     assert load("flux2", resolution=64).spec.grid == 8
     with pytest.raises(ValueError, match="unknown field of KLSpec 'size'; choose from: latent_channels"):

@@ -38,11 +38,14 @@ def test_the_yardstick_is_cached_by_what_made_it(tmp_path):
 
 def test_shifts_share_noise_and_labels(ruler):
     torch.manual_seed(0)
-    model = build("tiny", channels=4, grid=4, num_classes=10).eval()
+    model = build("tiny", channels=4, grid=4, num_classes=10).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter += 0.02 * torch.randn_like(parameter)  # a fresh model's velocity is zero
     configs = at_shifts(SamplingConfig(num_steps=2), [1.0, 1.0, 6.93])
     results = list(evaluate(model, load("sd"), ruler, configs, num_samples=70))
     assert torch.equal(results[0].images, results[1].images)
     assert results[0].numbers["fid"] == results[1].numbers["fid"]
+    assert not torch.equal(results[0].images, results[2].images)
     assert [result.numbers["sampleshift"] for result in results] == [1.0, 1.0, 6.93]
     assert results[0].numbers["features"] == "digits judge" and results[0].images.shape == (70, 3, 32, 32)
 

@@ -7,10 +7,9 @@ import sys
 from dataclasses import replace
 
 import pytest
-import torch
 
 from flowlab.core.config import to_dict
-from flowlab.core.files import write_json
+from flowlab.core.files import read_json, write_json
 from flowlab.jobs.cell import find_cell, flow_config, run_cell
 from flowlab.jobs.files import load_study
 from flowlab.study.grid import Arm, Cell, cells
@@ -77,13 +76,45 @@ def test_an_arm_becomes_the_configuration_it_names(folder):
     assert plain.alignment.weight == 0
 
 
-def test_shifts_of_one_checkpoint_are_paired(folder):
-    """The debug model is untrained, so its velocity is zero and every sampling shift gives the same
-    images."""
+def test_a_lost_row_of_an_earlier_checkpoint_is_computed_again(folder):
     cell = cells(STUDY)[0]
-    rows = read_rows(folder / "cells" / cell.run_id / "rows.jsonl")
-    assert rows["num_samples"].nunique() == 1 and rows["config_id"].nunique() == 1
-    assert torch.isfinite(torch.tensor(rows["fid_se"].to_numpy())).all()
+    path = folder / "cells" / cell.run_id / "rows.jsonl"
+    before = read_rows(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    run_cell(STUDY, cell, folder)
+    after = read_rows(path).sort_values("step")
+    assert list(after["fid"]) == list(before["fid"]), "the run is repeated and gives the same numbers"
+
+
+def test_training_time_survives_a_kill_before_the_first_row(folder):
+    cell = cells(STUDY)[0]
+    path = folder / "cells" / cell.run_id / "rows.jsonl"
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if f'"step": {STUDY.num_steps},' not in line]
+    path.write_text("".join(f"{line}\n" for line in kept))
+    run_cell(STUDY, cell, folder)
+    rows = read_rows(path)
+    seconds = rows.loc[rows["step"] == STUDY.num_steps, "train_seconds"]
+    assert (
+        len(kept) < len(lines) and seconds.iloc[0] == read_json(path.with_name("clock.json"))["seconds"] > 0
+    )
+
+
+def test_the_sheet_is_there_before_its_row(folder, monkeypatch):
+    cell = cells(STUDY)[1]
+    path = folder / "cells" / cell.run_id
+    (path / "rows.jsonl").unlink()
+    (path / "samples.png").unlink()
+    monkeypatch.setattr("flowlab.jobs.cell.append_row", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(STUDY, cell, folder, until_step=STUDY.num_steps)
+    monkeypatch.undo()
+    run_cell(STUDY, cell, folder)
+    assert (path / "samples.png").is_file() and (path / "samples.json").is_file()
+
+
+def kill(*arguments):
+    raise KeyboardInterrupt
 
 
 def test_faults_are_one_line_and_exit_code_2(folder):

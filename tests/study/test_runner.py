@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flowlab.core.files import exclusive
 from flowlab.study import results, runner
 from flowlab.study.engine import Job, LocalEngine
 from flowlab.study.grid import Study, cells
@@ -84,6 +85,24 @@ def test_the_budget_stops_on_time_and_lists_what_is_missing(tmp_path):
     assert time.monotonic() - began < 3 and engine.cancelled >= 1 and len(outcome.missing) == 2
 
 
+@pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
+def test_no_job_outlives_the_runner_and_the_folder_is_free_again(tmp_path, end):
+    class Ends(StuckEngine):
+        def poll(self, job: Job) -> str:
+            raise end
+
+    engine = Ends()
+    with pytest.raises(end):
+        runner.run(study(), tmp_path, engine=engine, workers=2, say=lambda line: None)
+    assert engine.cancelled == len(engine.started) > 0
+    runner.run(study(), tmp_path, engine=FakeEngine(), workers=2, say=lambda line: None)
+
+
+def test_two_runners_never_share_a_folder(tmp_path):
+    with exclusive(tmp_path), pytest.raises(ValueError, match="another process works in"):
+        runner.run(study(), tmp_path, engine=FakeEngine(), say=lambda line: None)
+
+
 def test_another_study_in_the_folder_is_refused(tmp_path):
     runner.claim_folder(study(), tmp_path)
     runner.claim_folder(study(), tmp_path)
@@ -134,8 +153,11 @@ def test_running_again_starts_nothing(finished):
     assert engine.started == [] and outcome.missing == []
 
 
-def test_a_study_goes_on_from_its_results_file_alone(finished, tmp_path):
+def test_a_study_goes_on_from_its_results_and_settings_alone(finished, tmp_path):
     (tmp_path / "results.parquet").write_bytes((finished / "results.parquet").read_bytes())
+    with pytest.raises(ValueError, match="holds results.parquet without study.json; copy both"):
+        runner.run(study(), tmp_path, engine=FakeEngine(), say=lambda line: None)
+    (tmp_path / "study.json").write_bytes((finished / "study.json").read_bytes())
     engine = FakeEngine()
     runner.run(study(), tmp_path, engine=engine, say=lambda line: None)
     assert engine.started == []

@@ -36,6 +36,8 @@ class LatentSpec:
     """Per token, after patchify."""
     resolution: int
     """Pixels per side that it was trained at."""
+    fixed_grid: bool = False
+    """Whether only that size works (positions or a whitening per position)."""
 
     @property
     def grid(self) -> int:
@@ -96,6 +98,9 @@ class Autoencoder(nn.Module, ABC):
             raise ValueError(
                 f"{height} x {width} pixels; {self.spec.name} takes multiples of {self.spec.stride}"
             )
+        if self.spec.fixed_grid and (height, width) != (self.spec.resolution, self.spec.resolution):
+            side = self.spec.resolution
+            raise ValueError(f"{height} x {width} pixels; {self.spec.name} takes {side} x {side} only")
 
     @property
     def identity(self) -> str:

@@ -65,7 +65,12 @@ class KLAutoencoder(Autoencoder):
         tokens = spec.latent_channels * spec.patch**2
         self.options = spec
         self.spec = LatentSpec(
-            name=name, family="kl", stride=spec.stride, channels=tokens, resolution=spec.resolution
+            name=name,
+            family="kl",
+            stride=spec.stride,
+            channels=tokens,
+            resolution=spec.resolution,
+            fixed_grid=spec.normalisation == "whitening",
         )
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)

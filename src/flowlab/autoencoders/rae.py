@@ -44,6 +44,7 @@ class RepresentationAutoencoder(Autoencoder):
             stride=teacher.patch,
             channels=teacher.channels,
             resolution=teacher.resolution,
+            fixed_grid=True,
         )
         self.encoder = Teacher(teacher).eval().requires_grad_(False)
         self.normalise = Whitening(teacher.channels, teacher.grid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_line", "atomic_folder", "atomic_path", "read_json", "write_json"]
+__all__ = ["append_line", "atomic_folder", "atomic_path", "exclusive", "read_json", "write_json"]
 
 
 @contextmanager
@@ -70,6 +71,19 @@ def append_line(path: Path | str, line: str) -> None:
         file.write(line + "\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def exclusive(folder: Path | str) -> Iterator[None]:
+    """Hold `folder` alone until the end of the block; a second holder is a ValueError. A kill releases it."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process works in {folder}; wait for it or stop it") from None
+        yield
 
 
 def _flush(path: Path) -> None:

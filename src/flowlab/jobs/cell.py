@@ -7,10 +7,10 @@ is missing.
 from __future__ import annotations
 
 import argparse
-import math
+import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from flowlab.autoencoders.base import Autoencoder
 from flowlab.core import checkpoints
 from flowlab.core.config import config_id
 from flowlab.core.devices import machine
-from flowlab.core.files import write_json
+from flowlab.core.files import atomic_path, read_json, write_json
 from flowlab.core.pixels import contact_sheet
 from flowlab.data.transforms import to_pil
 from flowlab.evaluate.generation import Generated, at_shifts, evaluate
@@ -47,33 +47,59 @@ def run_cell(study: Study, cell: Cell, study_folder: Path, until_step: int | Non
     """Train and evaluate `cell`, resuming from what its folder holds."""
     config = flow_config(study, cell, study_folder)
     folder = study_folder / "cells" / cell.run_id
+    restart_if_rows_were_lost(study, folder)
     state, records = start(config, folder, until_step)
-    earlier = read_rows(folder / "rows.jsonl")["train_seconds"].max()
-    clock = Clock(seconds=0.0 if math.isnan(earlier) else float(earlier))
-    run = Run(study, cell, config, folder, state, study_yardstick(study, study_folder), clock)
+    run = Run(study, cell, config, folder, state, study_yardstick(study, study_folder), Clock(folder))
     newest = checkpoints.latest(folder / "checkpoints")
     if newest is not None and checkpoints.step_of(newest) in study.checkpoints:
         load_state(state, newest)
         run.evaluate_checkpoint()
+    run.clock.start()
     for record in records:
         run.clock.note(record)
         if record.saved and record.step in study.checkpoints:
             run.evaluate_checkpoint()
 
 
-@dataclass
-class Clock:
-    """Training seconds and the loss since the last evaluation."""
+def restart_if_rows_were_lost(study: Study, folder: Path) -> None:
+    """Rows of a step whose checkpoint is gone need the run again, which gives the same numbers."""
+    newest = checkpoints.latest(folder / "checkpoints")
+    if newest is None:
+        return
+    past = [step for step in study.checkpoints if step < checkpoints.step_of(newest)]
+    if any(missing_shifts(study, folder, step) for step in past):
+        shutil.rmtree(folder / "checkpoints")
+        (folder / "clock.json").unlink(missing_ok=True)
 
-    seconds: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
-    losses: list[Tensor] = field(default_factory=list)
+
+def missing_shifts(study: Study, folder: Path, step: int) -> list[float]:
+    """Sampling shifts at which that step has no row yet."""
+    rows = read_rows(folder / "rows.jsonl")
+    own = (rows["sampler"] == study.sampler) & (rows["num_steps"] == study.num_sample_steps)
+    done = set(rows.loc[own & (rows["step"] == step), "sampleshift"])
+    return [shift for shift in study.sample_shifts if shift not in done]
+
+
+class Clock:
+    """Training seconds up to the last checkpoint, kept beside it, and the losses of this process."""
+
+    def __init__(self, folder: Path):
+        self.path = folder / "clock.json"
+        self.seconds: float = read_json(self.path)["seconds"] if self.path.is_file() else 0.0
+        self.losses: list[Tensor] = []
+        self.start()
+
+    def start(self) -> None:
+        """Training goes on from now."""
+        self._started = time.perf_counter()
 
     def note(self, record: Record) -> None:
         """Count the update that `record` describes."""
         self.losses.append(record.scalars["flow"])
         if record.saved:
-            self.seconds += time.perf_counter() - self.started
+            self.seconds += time.perf_counter() - self._started
+            write_json(self.path, {"step": record.step, "seconds": self.seconds})
+            self.start()
 
     def mean_loss(self) -> float:
         """Mean flow loss of the last hundred updates; NaN right after a resume."""
@@ -95,20 +121,14 @@ class Run:
     def evaluate_checkpoint(self) -> None:
         """Append the rows that this step still lacks."""
         model, autoencoder = self.state.emas["model"].module, self.state.fixed.autoencoder
-        shifts = self._missing_shifts()
+        shifts = missing_shifts(self.study, self.folder, self.state.step)
         before = self.clock.seconds
         for result in sample_and_judge(self.study, model, autoencoder, self.yardstick, shifts):
             row = row_of(self.study, self.cell, self.config, self.state, result.numbers)
             row |= {"loss": self.clock.mean_loss(), "train_seconds": before}
+            self._keep_sheet(result, row)  # before the row: a row that exists is never computed again
             append_row(self.folder / "rows.jsonl", row)
-            self._keep_sheet(result, row)
-        self.clock.started = time.perf_counter()
-
-    def _missing_shifts(self) -> list[float]:
-        rows = read_rows(self.folder / "rows.jsonl")
-        own = (rows["sampler"] == self.study.sampler) & (rows["num_steps"] == self.study.num_sample_steps)
-        done = set(rows.loc[own & (rows["step"] == self.state.step), "sampleshift"])
-        return [shift for shift in self.study.sample_shifts if shift not in done]
+        self.clock.start()
 
     def _keep_sheet(self, result: Generated, row: dict[str, Any]) -> None:
         """The last checkpoint leaves a sheet of samples at its first sampling shift, for the report."""
@@ -116,7 +136,8 @@ class Run:
         last = self.state.step == self.study.num_steps
         if not (num and last and result.numbers["sampleshift"] == self.study.sample_shifts[0]):
             return
-        to_pil(contact_sheet(result.images[:num], columns=12)).save(self.folder / "samples.png")
+        with atomic_path(self.folder / "samples.png") as draft:
+            to_pil(contact_sheet(result.images[:num], columns=12)).save(draft, format="PNG")
         write_json(self.folder / "samples.json", row)
 
 

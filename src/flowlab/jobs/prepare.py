@@ -34,7 +34,7 @@ def prepare(study: Study, ae: str, study_folder: Path) -> None:
     ensure_latents(flow_config(study, any_cell(study, ae), study_folder))
     device = default_device()
     autoencoder, teacher = autoencoders.load(ae).to(device), load_teacher("teacher").to(device)
-    num = max(study.reconstruction_images, NUM_PICTURES)
+    num = study.reconstruction_images
     held_out = datasets.load(study.dataset, "heldout", num_images=num, resolution=autoencoder.spec.resolution)
     row = reconstruction.evaluate(
         autoencoder,

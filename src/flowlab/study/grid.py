@@ -154,7 +154,7 @@ class Study:
     sample_seed: int = 0
     """Of the samples' noise and labels, shared by all runs so that comparisons are paired."""
     reconstruction_images: int = 1000
-    """Held-out images behind each autoencoder's reconstruction row; 0 skips the table."""
+    """Held-out images behind each autoencoder's reconstruction row, at least 2."""
     sample_grid_images: int = 36
     """Images of each run's sample grid; 0 skips the grids."""
     draft: bool = False
@@ -280,9 +280,9 @@ def _samples(where: str, study: Study) -> None:
                 f"{where}: {field} is {getattr(study, field)}; "
                 f"a distance in 64 features needs at least {MIN_SAMPLES}"
             )
-    for field in ("reconstruction_images", "sample_grid_images"):
-        if getattr(study, field) < 0:
-            raise ValueError(f"{where}: {field} is {getattr(study, field)}; give 0 or more")
+    for field, least in (("reconstruction_images", 2), ("sample_grid_images", 0)):
+        if getattr(study, field) < least:
+            raise ValueError(f"{where}: {field} is {getattr(study, field)}; give {least} or more")
 
 
 def _names(arm: Arm) -> None:

@@ -179,12 +179,17 @@ def merge(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def collect(folder: Path | str) -> pd.DataFrame:
     """The rows of a run folder: those gathered in results.parquet, and those that its cells have added since.
 
-    A study therefore goes on from a results.parquet alone: the runs behind its rows are not repeated.
+    A study therefore goes on from a results.parquet and its study.json: the runs behind its rows are not
+    repeated. A run that its cell computes anew, with another configuration, replaces its gathered rows.
     """
     folder = Path(folder)
     path = folder / "results.parquet"
-    gathered = [read_results(path)] if path.is_file() else []
-    return merge([*gathered, *(read_rows(path) for path in sorted(folder.glob("cells/*/rows.jsonl")))])
+    own = merge(read_rows(path) for path in sorted(folder.glob("cells/*/rows.jsonl")))
+    gathered = read_results(path) if path.is_file() else empty()
+    configs = dict(zip(own["run_id"], own["config_id"], strict=True))
+    pairs = zip(gathered["run_id"], gathered["config_id"], strict=True)
+    kept = [configs.get(run, config) == config for run, config in pairs]
+    return merge([gathered[kept], own])
 
 
 def write_results(path: Path | str, rows: pd.DataFrame) -> None:

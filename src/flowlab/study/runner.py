@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import FrameType
 
 import pandas as pd
 
 from flowlab.core.config import from_dict, to_dict
-from flowlab.core.files import read_json, write_json
+from flowlab.core.files import exclusive, read_json, write_json
 from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
 from flowlab.study.grid import Study, validate
@@ -71,12 +75,38 @@ def run(
     claim_folder(study, folder)
     deadline = time.monotonic() + budget_seconds - REPORT_SECONDS if budget_seconds else float("inf")
     shift = Shift(folder, engine or LocalEngine(), workers or os.cpu_count() or 1, deadline, say)
+    return work_through(list(tasks(study, folder)), study, shift)
+
+
+def work_through(queue: list[Task], study: Study, shift: Shift) -> Outcome:
+    """Run `queue` alone in the study's folder; no job outlives this call, whatever ends it but SIGKILL."""
+    with exclusive(shift.folder), terminating():
+        try:
+            return shift.work(queue, study)
+        except KeyboardInterrupt:
+            shift.stop()
+            gather(study, shift.folder)
+            raise
+        finally:
+            shift.stop()
+
+
+@contextmanager
+def terminating() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the block as Ctrl-C does (in the main thread, where signals are handled)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        return shift.work(list(tasks(study, folder)), study)
-    except KeyboardInterrupt:
-        shift.stop()
-        gather(study, folder)
-        raise
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @dataclass
@@ -209,6 +239,10 @@ def claim_folder(study: Study, folder: Path) -> None:
                 f"{folder} holds a study with other settings; give another --out or delete the folder"
             )
         return
+    if (folder / "results.parquet").is_file():
+        raise ValueError(
+            f"{folder} holds results.parquet without study.json; copy both or give another --out"
+        )
     write_json(path, to_dict(study))
 
 
@@ -234,8 +268,8 @@ def _gather_pictures(study: Study, folder: Path) -> None:
         entries.append(
             {"kind": "reconstruction", "ae": picture.stem, "run_id": "", "caption": caption, "file": file}
         )
-    for picture in sorted((folder / "cells").glob("*/samples.png")):
-        row = read_json(picture.with_suffix(".json"))
+    for described in sorted((folder / "cells").glob("*/samples.json")):  # written after its picture
+        row, picture = read_json(described), described.with_suffix(".png")
         file = f"grid_{row['run_id']}.png"
         shutil.copyfile(picture, samples / file)
         caption = (

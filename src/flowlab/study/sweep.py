@@ -12,7 +12,7 @@ import pandas as pd
 from flowlab.study import results
 from flowlab.study.engine import Engine, LocalEngine
 from flowlab.study.grid import SAMPLERS, Study
-from flowlab.study.runner import Outcome, Shift, Task, gather
+from flowlab.study.runner import Outcome, Shift, Task, work_through
 from flowlab.study.studies import SamplingSweep, sweep_cells, sweep_points, validate_sweep
 
 __all__ = ["Points", "missing_points", "run_sweep", "seconds_of_points"]
@@ -62,12 +62,7 @@ def run_sweep(
         for run, points in todo.items()
     ]
     shift = Shift(folder, engine or LocalEngine(), workers or os.cpu_count() or 1, float("inf"), say)
-    try:
-        outcome = shift.work(tasks, study)
-    except KeyboardInterrupt:
-        shift.stop()
-        gather(study, folder)
-        raise
+    outcome = work_through(tasks, study, shift)
     outcome.missing = list(missing_points(sweep, study, results.collect(folder)))
     return outcome
 

@@ -86,7 +86,12 @@ def validate(config: AutoencoderConfig) -> None:
     lookup(PRECISIONS, config.precision, "precision")
     if config.num_images < 1 or config.normalisation_images < 2:
         raise ValueError(f"{config.num_images=}, {config.normalisation_images=}; ask for at least 1 and 2")
-    if config.latent_noise and not isinstance(AUTOENCODERS[config.autoencoder], RAESpec):
+    is_rae = isinstance(AUTOENCODERS[config.autoencoder], RAESpec)
+    if config.semantic_weight and is_rae:
+        raise ValueError(f"semantic_weight is {config.semantic_weight}; rae's encoder is frozen, set it to 0")
+    if config.semantic_weight and config.semantic_adaptive and config.loop.micro_batch_size:
+        raise ValueError("semantic_adaptive mixes the examples of a batch; set loop.micro_batch_size to 0")
+    if config.latent_noise and not is_rae:
         raise ValueError(f"latent_noise is {config.latent_noise}; only representation autoencoders take it")
 
 

@@ -83,9 +83,10 @@ def teacher_objectives(state: TrainState, batch: Batch, randomness: Randomness) 
     the hidden patches from the tokens (masked autoencoding, He et al. 2022)."""
     (config, dataset), (teacher, heads) = state.fixed, state.modules.values()
     assert isinstance(dataset, Digits) and isinstance(teacher, Teacher) and isinstance(heads, TeacherHeads)
-    summaries, prediction = [], torch.zeros(())
+    summaries, prediction = [], torch.zeros((), device=state.device)
     for view in ("first view", "second view"):
-        pixels = to_float(dataset.views(batch.index, randomness(view)))
+        views = dataset.views(batch.index.cpu(), randomness(view).to("cpu"))  # digits are drawn on the CPU
+        pixels = to_float(views.to(state.device))
         order = randomness(f"{view} mask").uniform(teacher.num_tokens).argsort(1).argsort(1)
         masked = order < round(config.masked_share * teacher.num_tokens)  # (B, N)
         tokens = teacher.head(teacher.layers(pixels, masked)[-1])
@@ -105,10 +106,10 @@ def contrastive(a: Tensor, b: Tensor, source: Tensor, temperature: float) -> Ten
     """
     z = F.normalize(torch.cat([a, b]), dim=1)
     source = torch.cat([source, source])
-    partner = torch.arange(len(z)).roll(len(a))
+    partner = torch.arange(len(z), device=z.device).roll(len(a))
     logits = z @ z.T / temperature  # (2B, 2B)
     same = source[:, None] == source[None, :]
-    same[torch.arange(len(z)), partner] = False
+    same[torch.arange(len(z), device=z.device), partner] = False
     return F.cross_entropy(logits.masked_fill(same, float("-inf")), partner)
 
 
@@ -129,9 +130,9 @@ def preview_teacher(state: TrainState) -> dict[str, Tensor]:
     images = digits("heldout", num_images=8).read(torch.arange(8)).pixels
     assert images is not None
     spec = teacher.spec
-    patches = heads.pixels(teacher(images))
+    patches = heads.pixels(teacher(images.to(state.device)))
     output = rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=spec.grid, p=spec.patch, q=spec.patch)
-    return {"linear readout": torch.cat([images, to_uint8(output)])}
+    return {"linear readout": torch.cat([images, to_uint8(output).cpu()])}
 
 
 # ---- judge -------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def judge_objectives(state: TrainState, batch: Batch, randomness: Randomness) ->
     assert batch.pixels is not None and batch.label is not None
     features = judge.features(to_float(batch.pixels))
     error = F.cross_entropy(judge.classes(features), batch.label, reduction="none")
-    colours = (judge.attributes(features) - _colours(dataset, batch.index)).pow(2).mean(1)
+    colours = (judge.attributes(features) - _colours(dataset, batch.index).to(features)).pow(2).mean(1)
     correct = (judge.classes(features).argmax(1) == batch.label).float()
     scalars = {"accuracy": correct.mean(), "colour_error": colours.detach().mean()}
     yield Objective("judge", error + config.attribute_weight * colours, scalars)
@@ -175,7 +176,7 @@ def judge_objectives(state: TrainState, batch: Batch, randomness: Randomness) ->
 
 def _colours(dataset: Digits, index: Tensor) -> Tensor:
     """(B, 6) ink and ground in [-1, 1]."""
-    looks = dataset.attributes(index)
+    looks = dataset.attributes(index.cpu())
     return to_float(torch.cat([looks["ink"], looks["ground"]], dim=1))
 
 

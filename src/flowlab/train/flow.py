@@ -102,7 +102,11 @@ def validate(config: FlowConfig) -> None:
     """Names, shifts and shares; the data set's own are checked when it is read."""
     law = config.times
     times.quantile(law.distribution, 0.5, alpha=law.alpha, mu=law.mu, sigma=law.sigma)
-    lookup(SIZES, config.backbone, "backbone size")
+    depth = lookup(SIZES, config.backbone, "backbone size").depth
+    if config.alignment.weight and not 1 <= config.alignment.block <= depth:
+        raise ValueError(
+            f"alignment.block is {config.alignment.block}; {config.backbone} has blocks 1 to {depth}"
+        )
     if not config.autoencoder.endswith(".safetensors"):
         lookup(AUTOENCODERS, config.autoencoder, "autoencoder (or path to .safetensors)")
     if config.num_images < 1 or not 0 <= config.class_dropout < 1:

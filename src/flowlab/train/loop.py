@@ -54,9 +54,11 @@ def train(
     Stops at `until_step` or the end of the configuration. The same call continues bit for bit on one device.
     """
     validate(config)
+    if until_step is not None and until_step < 1:
+        raise ValueError(f"until_step is {until_step}; stop after update 1 at the earliest")
     if (newest := checkpoints.latest(folder)) is not None:
         load_state(state, newest)
-    last = min(config.num_steps, until_step or config.num_steps)
+    last = config.num_steps if until_step is None else min(config.num_steps, until_step)
     stream = batches(dataset, batch_size=config.batch_size, seed=config.seed, images_seen=state.images_seen)
     trouble = {name: torch.zeros((), dtype=torch.int64, device=state.device) for name in state.optimisers}
     while state.step < last:
@@ -141,7 +143,7 @@ def _stop_if_not_finite(trouble: dict[str, Tensor]) -> None:
         if int(first_bad) > 0:
             raise ValueError(
                 f"the loss or gradient of {name!r} stopped being finite at step {int(first_bad)}; "
-                "lower the learning rate or clip_norm and run again (it resumes from the last checkpoint)"
+                "lower the learning rate or clip_norm and start again in another folder"
             )
 
 

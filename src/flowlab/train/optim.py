@@ -34,7 +34,7 @@ class OptimiserConfig:
 
 
 class Muon(torch.optim.Optimizer):
-    """torch.optim.Muon for matrices inside the network, AdamW for everything else, as one optimiser.
+    """torch.optim.Muon for every matrix (embeddings and the last layer too), AdamW for the rest.
 
     Muon's rate is matched to AdamW's update size (`match_rms_adamw`, Liu et al. 2025, arXiv 2502.16982), so
     both halves share one learning rate.

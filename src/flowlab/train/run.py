@@ -41,7 +41,7 @@ def run(config: Any, folder: Path | str, *, until_step: int | None = None, log_e
 
     folder = Path(folder)
     state, records = start(config, folder, until_step)
-    total = min(config.loop.num_steps, until_step or config.loop.num_steps)
+    total = min(config.loop.num_steps, config.loop.num_steps if until_step is None else until_step)
     newest = checkpoints.latest(folder / "checkpoints")
     done = checkpoints.step_of(newest) if newest else 0
     with (
