@@ -40,7 +40,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": set(),
 }
-JOBS_MAY_READ = {"flowlab.study.grid", "flowlab.study.results"}  # plain data, no engine
+JOBS_MAY_READ = {
+    "flowlab.study.ablation",
+    "flowlab.study.grid",
+    "flowlab.study.results",
+}  # plain data, no engine
 CORE_MAY_USE = {"torch", "numpy", "safetensors"}
 
 MAX_FILE_LINES = 500

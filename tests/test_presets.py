@@ -25,8 +25,9 @@ def test_preset_is_one_full_configuration(name: str) -> None:
 
 
 def test_no_two_presets_are_equal() -> None:
-    ids = {config_id(PRESETS[name]()): name for name in PRESETS}
-    assert len(ids) == len(PRESETS)
+    names = [name for name in PRESETS if name != "ae_ablation_kl"]  # the base arm is ae_flux2_plain_digits
+    ids = {config_id(PRESETS[name]()): name for name in names}
+    assert len(ids) == len(names)
 
 
 @pytest.mark.parametrize("name", PRESETS)

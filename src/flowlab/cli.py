@@ -6,10 +6,10 @@ import io
 import sys
 
 from flowlab import __version__
-from flowlab.verbs import evaluate, study
+from flowlab.verbs import evaluate, reconstruction, study
 from flowlab.verbs.console import Group, Verb, dispatch, guarded
 from flowlab.verbs.doctor import DoctorOptions, doctor
-from flowlab.verbs.encode import EncodeOptions, encode
+from flowlab.verbs.encode import EncodeOptions, encode, shipped
 from flowlab.verbs.generate import GenerateOptions, generate, sampling
 from flowlab.verbs.train import TrainOptions, preset, presets, train
 
@@ -58,7 +58,7 @@ VERBS: dict[str, Verb | Group] = {
             "flowlab encode rae --dataset path/to/class/folders --split all --flips --dry-run",
         ),
         subject="AUTOENCODER",
-        names=study.autoencoders,
+        names=shipped,
         if_stopped="the same command goes on after the last whole shard",
     ),
     "generate": Verb(
@@ -77,16 +77,20 @@ VERBS: dict[str, Verb | Group] = {
         "Measure: what an autoencoder loses, or how far generated images are from real ones.",
         {
             "reconstruction": Verb(
-                run=evaluate.evaluate_reconstruction,
-                options=evaluate.ReconstructionOptions,
-                summary="PSNR, SSIM, perceptual distance and rFID of an autoencoder, with standard errors.",
+                run=reconstruction.evaluate_reconstruction,
+                options=reconstruction.ReconstructionOptions,
+                summary="What autoencoders lose, what their latents are like, how fast they are.",
                 examples=(
                     "flowlab evaluate reconstruction flux2",
+                    "flowlab evaluate reconstruction sd flux1 flux2 --table table.md --viewer page.html",
                     "flowlab evaluate reconstruction path/to/autoencoder.safetensors --dataset photos",
+                    "flowlab evaluate reconstruction flux2_f8c32 --random-weights --resolution 256 "
+                    "--dataset photos --num-images 3",
                 ),
                 subject="AUTOENCODER",
-                names=study.autoencoders,
-                if_stopped="no row was written",
+                several=True,
+                names=shipped,
+                if_stopped="rows in --out were kept, tables and pages were not written",
             ),
             "generation": Verb(
                 run=evaluate.evaluate_generation,

@@ -10,7 +10,7 @@ from flowlab.autoencoders.files import save
 from flowlab.autoencoders.sizes import AUTOENCODERS, build, weights_path
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.core.weights import write_weights
-from flowlab.data.embedded import digits
+from flowlab.data.embedded import digits, photos
 from flowlab.metrics.paired import psnr
 
 FLOOR_DB = {
@@ -20,26 +20,36 @@ FLOOR_DB = {
     "flux2_plain": 27.0,
     "flux2": 27.0,
     "rae": 23.0,
+    "flux2_photos": 34.0,
 }
-CHANNELS = {"sd": 4, "flux1": 16, "flux1_semantic": 16, "flux2_plain": 32, "flux2": 32, "rae": 64}
+CHANNELS = {
+    "sd": 4,
+    "flux1": 16,
+    "flux1_semantic": 16,
+    "flux2_plain": 32,
+    "flux2": 32,
+    "rae": 64,
+    "flux2_photos": 32,
+}
 
 
 @pytest.fixture(scope="module")
-def held_out() -> torch.Tensor:
-    pixels = digits("heldout", num_images=397).read(torch.arange(397)).pixels
-    assert pixels is not None
-    return pixels
+def held_out() -> dict[str, torch.Tensor]:
+    sets = {"digits": digits("heldout", num_images=397), "photos": photos("heldout")}
+    batches = {name: data.read(torch.arange(len(data))) for name, data in sets.items()}
+    return {name: batch.pixels for name, batch in batches.items() if batch.pixels is not None}
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
-def test_shipped_weights_reconstruct_held_out_digits(name, held_out):
+def test_shipped_weights_reconstruct_held_out_images(name, held_out):
     model = load(name)
+    images = held_out["photos" if name == "flux2_photos" else "digits"]
     with torch.no_grad():
-        latent = model.latents(to_float(held_out))
+        latent = model.latents(to_float(images))
         output = to_uint8(model.decode(latent))
-    assert latent.shape == (397, CHANNELS[name], 4, 4)
+    assert latent.shape == (len(images), CHANNELS[name], 4, 4)
     assert (model.spec.stride, model.spec.channels, model.spec.num_tokens) == (8, CHANNELS[name], 16)
-    assert float(psnr(output, held_out).mean()) > FLOOR_DB[name]
+    assert float(psnr(output, images).mean()) > FLOOR_DB[name]
     assert abs(float(latent.mean())) < 0.1 and 0.9 < float(latent.std()) < 1.1
     assert weights_path(name).stat().st_size < 5_000_000
 
@@ -75,7 +85,7 @@ def test_bad_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="no weights at"):
         load(tmp_path / "none.safetensors")
     write_weights(tmp_path / "other.safetensors", {"a": torch.zeros(1)})
-    with pytest.raises(ValueError, match="is not a flowlab autoencoder"):
+    with pytest.raises(ValueError, match="no autoencoder of a known naming"):
         load(tmp_path / "other.safetensors")
     whole = weights_path("sd").read_bytes()
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])

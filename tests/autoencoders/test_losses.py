@@ -80,3 +80,9 @@ def test_sampling_uses_mean_and_variance():
     assert sample(moments, None) is mean
     drawn = sample(moments, Streams.for_samples(0, torch.arange(512), purpose="posterior")) - mean
     assert float(drawn.std()) == pytest.approx(torch.tensor(-1.0).exp().item(), rel=0.05)
+
+
+def test_the_adaptive_weight_takes_an_epsilon():
+    parameter = torch.nn.Parameter(torch.tensor([3.0, 4.0]))
+    weight = adaptive_weight(parameter.pow(2).sum(), 0 * parameter.sum(), parameter, epsilon=0.01)
+    assert float(weight) == pytest.approx(10 / 0.01)

@@ -66,6 +66,18 @@ def test_the_id_changes_with_any_field():
     assert len(ids) == 3 and all(len(name) == 12 for name in ids)
 
 
+def test_fields_that_change_no_result_stay_out_of_the_id_and_in_the_file():
+    @dataclass(frozen=True, kw_only=True)
+    class Checked(Inner):
+        check: bool = field(default=True, metadata={"in_id": False})
+
+    assert config_id(Checked()) == config_id(Checked(check=False)) == config_id(Inner())
+    assert config_id([Checked()]) == config_id([Inner()]) and config_id(Checked(rate=0.2)) != config_id(
+        Inner()
+    )
+    assert to_dict(Checked(check=False))["check"] is False
+
+
 def test_only_plain_values_are_saved():
     with pytest.raises(ValueError, match="only plain values"):
         to_dict({1, 2})

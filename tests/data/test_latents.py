@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -303,3 +304,36 @@ def test_values_that_are_not_finite_name_the_image(tmp_path):
     with pytest.raises(ValueError, match=r"mean of image 0 of digits train .* is not finite in float16"):
         write_cache(tmp_path, DATA, breaks, identity="e", dtype="float16")
     assert not list(tmp_path.glob("shard_*"))
+
+
+# ---- the gate ----------------------------------------------------------------------------------------------
+
+
+def test_the_gate_sees_the_first_images_once_and_its_word_is_kept(tmp_path):
+    seen: list[torch.Tensor] = []
+
+    def gate(pictures: Iterator[torch.Tensor]) -> str:
+        seen.append(next(pictures))
+        return "warned"
+
+    write(tmp_path, gate=gate)
+    assert torch.equal(seen[0], pixels_of(torch.arange(7)))
+    assert LatentDataset(tmp_path, identity="encoder 1").gate == "warned"
+    index = (tmp_path / "index.json").read_bytes()
+    write(tmp_path, gate=gate)
+    write(tmp_path)
+    assert len(seen) == 1 and (tmp_path / "index.json").read_bytes() == index
+
+
+def test_a_gate_that_refuses_leaves_nothing_and_without_one_it_was_off(tmp_path):
+    def gate(pictures: Iterator[torch.Tensor]) -> str:
+        raise ValueError("a doubled scale")
+
+    with pytest.raises(ValueError, match="a doubled scale"):
+        write(tmp_path / "cache", gate=gate)
+    assert not (tmp_path / "cache").exists()
+    write(tmp_path / "cache")
+    content = json.loads((tmp_path / "cache" / "index.json").read_text())
+    assert content.pop("gate") == "off"
+    (tmp_path / "cache" / "index.json").write_text(json.dumps(content))  # as written before there was one
+    assert LatentDataset(tmp_path / "cache", identity="encoder 1").gate == "off"

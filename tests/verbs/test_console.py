@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.verbs.command import flowlab
 
 from flowlab.cli import VERBS
-from flowlab.verbs.console import Verb, fault_of, guarded
+from flowlab.verbs.console import Group, Verb, dispatch, fault_of, guarded
 
 Capture = pytest.CaptureFixture[str]
 
@@ -22,6 +23,18 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWLAB_TRACEBACK", "1")
     with pytest.raises(ValueError, match="unknown preset"):
         flowlab("train", "nosuch")
+
+
+def test_a_verb_of_several_takes_all_before_the_first_option_once() -> None:
+    calls: list[tuple[Any, ...]] = []
+    group = VERBS["evaluate"]
+    assert isinstance(group, Group)
+    verb = replace(group.verbs["reconstruction"], run=lambda *given: calls.append(given))
+    words = ["verb", "sd", "a/b.safetensors", "sd", "--num-images", "4", "--viewer-indices", "3", "1"]
+    dispatch({"verb": verb}, words, "")
+    names, options = calls[0]
+    assert names == ("sd", "a/b.safetensors")
+    assert options.num_images == 4 and options.viewer_indices == (3, 1)
 
 
 def _raising(problem: BaseException) -> Callable[[], None]:

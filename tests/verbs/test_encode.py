@@ -26,6 +26,7 @@ def test_encode_a_folder_and_refuse_damaged_images(toys: Path, tmp_path: Path, c
         "all",
         "--out",
         tmp_path / "c",
+        "--no-gate",
     )
     assert flowlab(*common, "--dry-run") == 0 and not (tmp_path / "c").exists()
     assert flowlab(*common) == 0
@@ -48,7 +49,29 @@ def test_encode_a_folder_and_refuse_damaged_images(toys: Path, tmp_path: Path, c
 def test_a_cache_of_another_encoder_is_refused(toys: Path, tmp_path: Path, capsys: Capture) -> None:
     torch.manual_seed(1)
     autoencoders.save(build_autoencoder("flux1"), tmp_path / "other.safetensors")
-    common = ("--dataset", toys / "images", "--split", "all", "--out", tmp_path / "cache")
+    common = ("--dataset", toys / "images", "--split", "all", "--out", tmp_path / "cache", "--no-gate")
     assert flowlab("encode", toys / "ae.safetensors", *common) == 0
     assert flowlab("encode", tmp_path / "other.safetensors", *common) == 2
     assert "choose another folder" in capsys.readouterr().err
+
+
+def test_the_gate_stops_an_untrained_autoencoder_and_remembers_a_good_one(
+    toys: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    small = ("--num-images", 64, "--out", tmp_path / "cache")
+    assert flowlab("encode", toys / "ae.safetensors", *small) == 2
+    fault = capsys.readouterr().err
+    assert "error: flux1 fails the gate: PSNR" in fault and "--no-gate passes it" in fault
+    assert not list(tmp_path.glob("cache/shard_*"))
+    assert flowlab("encode", "sd", *small) == 0
+    index = tmp_path / "cache" / "index.json"
+    assert read_json(index)["gate"] == "passed"
+    assert flowlab("encode", "sd", *small, "--no-gate") == 0 and read_json(index)["gate"] == "passed"
+
+
+def test_the_outcome_says_that_the_gate_was_off_until_it_is_asked(tmp_path: Path) -> None:
+    small = ("--num-images", 64, "--out", tmp_path)
+    assert flowlab("encode", "sd", *small, "--no-gate") == 0
+    assert read_json(tmp_path / "index.json")["gate"] == "off"
+    assert flowlab("encode", "sd", *small) == 0
+    assert read_json(tmp_path / "index.json")["gate"] == "passed"

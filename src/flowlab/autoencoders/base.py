@@ -88,24 +88,32 @@ class Autoencoder(nn.Module, ABC):
     def check(self, pixels: Tensor) -> None:
         """One clear line for the shapes that cannot work."""
         if pixels.ndim != 4 or pixels.shape[1] != 3:
-            raise ValueError(f"pixels have shape {tuple(pixels.shape)}; expected (batch, 3, height, width)")
+            raise ValueError(
+                f"pixels have shape {tuple(pixels.shape)}; expected (batch, 3, height, width): RGB, no alpha"
+            )
         if not pixels.is_floating_point():
             raise ValueError(
                 f"pixels are {pixels.dtype}; expected float in [-1, 1] (core.pixels.to_float converts)"
             )
-        height, width = pixels.shape[2:]
-        if height % self.spec.stride or width % self.spec.stride:
-            raise ValueError(
-                f"{height} x {width} pixels; {self.spec.name} takes multiples of {self.spec.stride}"
-            )
-        if self.spec.fixed_grid and (height, width) != (self.spec.resolution, self.spec.resolution):
-            side = self.spec.resolution
-            raise ValueError(f"{height} x {width} pixels; {self.spec.name} takes {side} x {side} only")
+        spec, (height, width) = self.spec, pixels.shape[2:]
+        found = f"{height} x {width} pixels; {spec.name} takes"
+        if spec.fixed_grid and (height, width) != (spec.resolution, spec.resolution):
+            raise ValueError(f"{found} {spec.resolution} x {spec.resolution} only: crop or resize first")
+        if height % spec.stride or width % spec.stride or not height or not width:
+            near = " or ".join(sizes_near(height, width, spec.stride))
+            raise ValueError(f"{found} multiples of {spec.stride}, nearest {near}: crop or resize first")
 
     @property
     def identity(self) -> str:
         """Twelve hex digits of the weights: names the encoder in caches and result rows."""
         return tensors_id(self.state_dict())
+
+
+def sizes_near(height: int, width: int, stride: int) -> list[str]:
+    """The size in multiples of `stride` that fits into height x width, if any does, and the one around it."""
+    below = [side // stride * stride for side in (height, width)]
+    above = [max(1, -(-side // stride)) * stride for side in (height, width)]
+    return [f"{h} x {w}" for h, w in (below, above) if h and w]
 
 
 def sample(moments: Moments, generators: Streams | None) -> Tensor:

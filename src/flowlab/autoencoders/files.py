@@ -1,64 +1,212 @@
-"""Autoencoders from and to safetensors files; the spec travels in the metadata."""
+"""Every autoencoder in and out: shipped ones by name, files of ours, published files, diffusers folders, the
+hub. A file of ours is safetensors with the spec in its metadata.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from flowlab.autoencoders import diffusers_config, formats, hub, rae_files, zoo
 from flowlab.autoencoders.base import Autoencoder
+from flowlab.autoencoders.families import FAMILIES, family_of, possible
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
-from flowlab.autoencoders.rae import RAESpec, RepresentationAutoencoder
-from flowlab.autoencoders.sizes import AUTOENCODERS, weights_path
+from flowlab.autoencoders.rae import PublishedRAESpec, RAESpec, RepresentationAutoencoder
+from flowlab.autoencoders.sizes import AUTOENCODERS, PUBLISHED, weights_path
 from flowlab.core.choices import lookup
 from flowlab.core.config import from_dict, to_dict
-from flowlab.core.weights import load_strict, read_weights, write_weights
+from flowlab.core.files import read_json
+from flowlab.core.weights import check_finite, load_strict, read_weights, write_weights
 
-__all__ = ["load", "save"]
+__all__ = ["load", "save", "save_diffusers", "save_official"]
+
+OWN = {"kl": KLSpec, "rae": RAESpec, "published_rae": PublishedRAESpec}
+"""The specs that a file of ours can describe."""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def load(name_or_path: str | Path, **overrides: Any) -> Autoencoder:
-    """A frozen autoencoder by its name in AUTOENCODERS or by the path of its weights.
+def load(
+    name_or_path: str | Path,
+    *,
+    family: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    **overrides: Any,
+) -> Autoencoder:
+    """A frozen autoencoder, on the CPU, from
 
-    `overrides` replace fields of the file's KLSpec or RAESpec that its tensors cannot tell, such as
-    `resolution`.
+    a key of AUTOENCODERS | a file of ours | an official or diffusers file (.safetensors, or .pt of tensors) |
+    a diffusers folder of any autoencoder class | a hub id "org/name", "org/name/folder", "org/name:file".
+
+    `family`, a key of FAMILIES or "rae", is what the caller expects; another one is a ValueError that says
+    what the file is. `variant`, a key of FAMILIES, settles what a single file does not tell: SD or SDXL,
+    FLUX.1 or SD3; without it, as `family` says, else the first of each. `dtype` is of the weights, not of the
+    normalisation's statistics. `overrides` replace fields of the spec that tensors cannot tell: `resolution`
+    (256 where nothing says), `groups`, `scale`, `shift`, `patch`; an unknown one is a ValueError that lists
+    the fields. Missing, unknown, misshapen and non-finite tensors are ValueErrors that name the tensor.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".safetensors":
-        lookup(AUTOENCODERS, str(name_or_path), "autoencoder (or path to .safetensors)")
-        path = weights_path(str(name_or_path))
-    tensors, metadata = read_weights(path)
-    if "autoencoder" not in metadata:
-        raise ValueError(f"{path} is not a flowlab autoencoder (no 'autoencoder' in its metadata)")
-    model = _build(json.loads(metadata["autoencoder"]), overrides, path)
-    load_strict(model, {name: tensor.float() for name, tensor in tensors.items()}, where=str(path))
-    return model.eval().requires_grad_(False)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; choose from: {', '.join(map(str, DTYPES))}")
+    path = _located(name_or_path)
+    if path.is_dir():
+        model = _from_folder(path, variant, dtype, overrides)
+    else:
+        model = _from_file(path, family, variant, dtype, overrides)
+    for wanted in (family, variant):
+        if wanted is not None:
+            _check_family(model, wanted, path)
+    return model
 
 
 def save(model: Autoencoder, path: Path) -> None:
-    """Write weights (float16, the normalisation's statistics float32) with the spec beside them."""
-    assert isinstance(model, (KLAutoencoder, RepresentationAutoencoder)), type(model).__name__
+    """Write weights with the spec beside them.
+
+    Small ones (a linear path, or an embedded teacher) as float16 with float32 statistics, any other as it is.
+    """
+    if not isinstance(model, (KLAutoencoder, RepresentationAutoencoder)):
+        raise ValueError(f"{model.spec.name} belongs to diffusers; use autoencoders.save_diffusers")
+    options = model.options
+    small = options.linear_path if isinstance(options, KLSpec) else isinstance(options, RAESpec)
     tensors = {
-        name: tensor.float() if name.startswith("normalise.") else tensor.half()
+        name: tensor.half() if small and not name.startswith("normalise.") else tensor
         for name, tensor in model.state_dict().items()
     }
-    description = {"name": model.spec.name, "family": model.spec.family, "options": to_dict(model.options)}
+    kind = next(kind for kind, spec in OWN.items() if isinstance(options, spec))
+    description = {"name": model.spec.name, "family": kind, "options": to_dict(options)}
     write_weights(path, tensors, {"autoencoder": json.dumps(description)})
 
 
-def _build(description: dict[str, Any], overrides: dict[str, Any], path: Path) -> Autoencoder:
+def save_official(model: Autoencoder, path: Path) -> None:
+    """Write one file as the family's own code names it (SD, FLUX.1, FLUX.2, VA-VAE), equal to the bit."""
+    if not isinstance(model, KLAutoencoder):
+        raise ValueError(f"{model.spec.name} has no official single file; use autoencoders.save_diffusers")
+    formats.to_official(model, Path(path))
+
+
+def save_diffusers(model: Autoencoder, folder: Path) -> None:
+    """Write config.json and weights that diffusers' own class loads strictly, equal to the bit."""
+    if isinstance(model, KLAutoencoder):
+        formats.to_folder(model, Path(folder))
+    elif isinstance(model, zoo.ZooAutoencoder):
+        zoo.to_folder(model, Path(folder))
+    else:
+        assert isinstance(model, RepresentationAutoencoder), type(model).__name__
+        rae_files.to_diffusers(model, folder)
+
+
+# ---- where it lies -----------------------------------------------------------------------------------------
+
+
+def _located(name_or_path: str | Path) -> Path:
+    """The file or folder; a hub id is tried last, when nothing of that name is on disk."""
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in AUTOENCODERS:
+        return weights_path(name)
+    if path.exists():
+        return path
+    if hub.is_hub_id(name):
+        return hub.fetch(name)
+    if path.suffix in hub.WEIGHTS:
+        raise ValueError(f"no weights at {path}; give the path of a file, a diffusers folder or a hub id")
+    if name in PUBLISHED:
+        raise ValueError(f"{name} ships without weights; give the path or the hub id of its weights")
+    lookup(AUTOENCODERS, name, "autoencoder (or path to .safetensors, diffusers folder, hub id)")
+    raise AssertionError("an unknown name has raised")
+
+
+def _from_file(
+    path: Path, family: str | None, variant: str | None, dtype: torch.dtype, overrides: Mapping[str, Any]
+) -> Autoencoder:
+    if path.suffix in formats.PICKLES:
+        tensors, metadata = formats.read_pickle(path), {}
+    else:
+        tensors, metadata = read_weights(path)
+    if "autoencoder" in metadata:
+        _no_variant(variant, path)
+        return _from_ours(json.loads(metadata["autoencoder"]), tensors, path, dtype, overrides)
+    if variant is None and family in FAMILIES:
+        variant = family
+    return formats.from_tensors(tensors, metadata, str(path), variant, dtype, overrides)
+
+
+def _from_folder(
+    folder: Path, variant: str | None, dtype: torch.dtype, overrides: Mapping[str, Any]
+) -> Autoencoder:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; give the folder that holds the autoencoder itself")
+    _no_variant(variant, folder)
+    config = read_json(folder / "config.json")
+    kind = config.get("_class_name")
+    if kind is None:
+        raise ValueError(
+            f"{folder / 'config.json'} names no class; give the path of the weights in it instead"
+        )
+    if kind == "AutoencoderRAE":
+        _no_settings(dtype, overrides, folder)
+        return rae_files.from_diffusers(folder)
+    if diffusers_config.is_ours(config):
+        return formats.from_folder(config, folder, dtype, overrides)
+    return zoo.from_folder(folder, kind, dtype, formats.override(zoo.ZooSpec(), overrides))
+
+
+def _from_ours(
+    description: dict[str, Any],
+    tensors: dict[str, Tensor],
+    path: Path,
+    dtype: torch.dtype,
+    overrides: Mapping[str, Any],
+) -> Autoencoder:
     family, name = description["family"], description["name"]
-    if family == "kl":
-        options = from_dict(KLSpec, description["options"], str(path))
-        return KLAutoencoder(_override(options, overrides), name)
-    if family == "rae":
-        options = from_dict(RAESpec, description["options"], str(path))
-        return RepresentationAutoencoder(_override(options, overrides), name)
-    raise ValueError(f"{path} holds an autoencoder of the unknown family {family!r}; choose from: kl, rae")
+    if family not in OWN:
+        raise ValueError(
+            f"{path} holds an autoencoder of the unknown family {family!r}; choose from: {', '.join(OWN)}"
+        )
+    spec = formats.override(from_dict(OWN[family], description["options"], str(path)), overrides)
+    for field in ("scale", "shift"):  # a fitted normalisation is in the tensors
+        if field in overrides:
+            tensors[f"normalise.{field}"] = torch.tensor(float(overrides[field]))
+    if isinstance(spec, KLSpec):
+        model = formats.empty(spec, name, dtype)
+    else:
+        _no_settings(dtype, {}, path)
+        model = RepresentationAutoencoder(spec, name)
+    check_finite(tensors, str(path))
+    load_strict(model, tensors, where=str(path))
+    return model.eval().requires_grad_(False)
 
 
-def _override(options: Any, overrides: dict[str, Any]) -> Any:
-    for field in overrides:
-        lookup(to_dict(options), field, f"field of {type(options).__name__}")
-    return replace(options, **overrides)
+# ---- what was asked for ------------------------------------------------------------------------------------
+
+
+def _check_family(model: Autoencoder, family: str, path: Path) -> None:
+    """A model of another family than `family` is a ValueError that names its own."""
+    wanted = lookup(
+        {name: known.title for name, known in FAMILIES.items()} | {"rae": "RAE"}, family, "family"
+    )
+    if isinstance(model, KLAutoencoder):
+        if model.linear is None and family in possible(model.options):
+            return
+        title = "small flowlab" if model.linear else FAMILIES[family_of(model.options)].title
+    elif isinstance(model, zoo.ZooAutoencoder):
+        title = model.class_name
+    else:
+        title = "RAE"
+    if title != wanted:
+        article = "an" if title.startswith(("A", "RAE", "SDXL")) else "a"
+        raise ValueError(f"{path}: this is {article} {title} autoencoder, not {wanted}")
+
+
+def _no_variant(variant: str | None, path: Path) -> None:
+    if variant is not None:
+        raise ValueError(f"variant={variant!r}: {path} itself says what it is; leave variant out")
+
+
+def _no_settings(dtype: torch.dtype, overrides: Mapping[str, Any], path: Path) -> None:
+    if dtype != torch.float32 or overrides:
+        what = next(iter(overrides), f"dtype={dtype}")
+        raise ValueError(f"{path} is a representation autoencoder, which takes no {what}; leave it out")

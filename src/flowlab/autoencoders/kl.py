@@ -9,14 +9,16 @@ from the best linear code.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowlab.autoencoders.base import Autoencoder, LatentSpec, Moments, sample
-from flowlab.autoencoders.normalise import NORMALISATIONS, patchify, unpatchify
+from flowlab.autoencoders.normalise import NORMALISATIONS, ScaleShift, patchify, unpatchify
 from flowlab.core.choices import lookup
 from flowlab.core.seeds import Streams
 
@@ -31,6 +33,8 @@ class KLSpec:
     """Before patchify."""
     channels: int = 128
     """Width at full resolution."""
+    decoder_channels: int | None = None
+    """The decoder's, where it differs (FLUX.2's small decoder: 96)."""
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
     """Width of each level over `channels`; each level after the first halves the side."""
     num_res_blocks: int = 2
@@ -39,12 +43,18 @@ class KLSpec:
     """Of GroupNorm."""
     mid_attention: bool = True
     """Self-attention between the two middle blocks."""
+    attention_levels: tuple[int, ...] = ()
+    """Levels (0 = full resolution) whose every block is followed by self-attention; VA-VAE: the lowest."""
     quant_conv: bool = True
     """1 x 1 convolutions around the latent (SD and FLUX.2 have them, FLUX.1 has not)."""
     patch: int = 2
     """Side of the patchify that makes tokens."""
     normalisation: str = "scale_shift"
     """A key of NORMALISATIONS."""
+    scale: float = 1.0
+    """Where that is "scale_shift": its start. A published one keeps it; fit_normalisation replaces it."""
+    shift: float = 0.0
+    """As `scale`."""
     linear_path: bool = False
     """Add the linear path; needs no other change."""
     resolution: int = 256
@@ -61,7 +71,7 @@ class KLAutoencoder(Autoencoder):
 
     def __init__(self, spec: KLSpec, name: str = "kl"):
         super().__init__()
-        lookup(NORMALISATIONS, spec.normalisation, "latent normalisation")
+        _check(spec)
         tokens = spec.latent_channels * spec.patch**2
         self.options = spec
         self.spec = LatentSpec(
@@ -75,9 +85,13 @@ class KLAutoencoder(Autoencoder):
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)
         self.normalise = NORMALISATIONS[spec.normalisation](tokens, self.spec.grid)
+        if isinstance(self.normalise, ScaleShift):
+            self.normalise.scale.fill_(spec.scale)
+            self.normalise.shift.fill_(spec.shift)
         self.linear = LinearPath(spec.stride, tokens, spec.patch) if spec.linear_path else None
 
     def encode(self, pixels: Tensor) -> Moments:
+        pixels = pixels.to(self.encoder.conv_in.weight.dtype)
         mean, logvar = self.encoder(pixels).chunk(2, dim=1)  # (B, c, H / f, W / f) each
         if self.linear is not None:
             mean = mean + self.linear.encode(pixels)
@@ -90,6 +104,7 @@ class KLAutoencoder(Autoencoder):
         return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch))
 
     def decode_raw(self, z: Tensor) -> Tensor:
+        z = z.to(self.decoder.conv_in.weight.dtype)  # the normalisation's statistics stay float32
         pixels = self.decoder(z)
         return pixels if self.linear is None else pixels + self.linear.decode(z)
 
@@ -102,6 +117,20 @@ class KLAutoencoder(Autoencoder):
         return self.encoder.conv_out.weight
 
 
+def _check(spec: KLSpec) -> None:
+    lookup(NORMALISATIONS, spec.normalisation, "latent normalisation")
+    for width in [c * m for c in (spec.channels, spec.decoder_channels or 0) for m in spec.multipliers]:
+        if width % spec.groups:
+            raise ValueError(f"{width} channels cannot form {spec.groups} groups; set groups to a divisor")
+    levels = range(len(spec.multipliers))
+    if not set(spec.attention_levels) <= set(levels):
+        raise ValueError(f"attention_levels is {spec.attention_levels}; the levels are 0 to {levels[-1]}")
+    if (spec.scale, spec.shift) != (1, 0) and spec.normalisation != "scale_shift":
+        raise ValueError(
+            f"scale={spec.scale}, shift={spec.shift} belong to scale_shift, not {spec.normalisation}"
+        )
+
+
 class Encoder(nn.Module):
     """Pixels => mean and log-variance, stacked over channels."""
 
@@ -110,14 +139,10 @@ class Encoder(nn.Module):
         widths = [spec.channels * m for m in spec.multipliers]
         self.conv_in = conv3(3, widths[0])
         self.down = nn.ModuleList()
-        before = widths[0]
+        before, last = widths[0], len(widths) - 1
         for level, width in enumerate(widths):
-            blocks = [
-                ResBlock(before if i == 0 else width, width, spec.groups) for i in range(spec.num_res_blocks)
-            ]
-            stage = nn.ModuleDict({"block": nn.ModuleList(blocks)})
-            if level < len(widths) - 1:
-                stage["downsample"] = Downsample(width)
+            attend = level in spec.attention_levels
+            stage = Level(before, width, spec.num_res_blocks, spec.groups, attend, downsample=level < last)
             self.down.append(stage)
             before = width
         self.mid = Middle(before, spec)
@@ -129,12 +154,9 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         h = self.conv_in(pixels)
-        for stage in self.down:
-            for block in stage["block"]:  # pyright: ignore
-                h = block(h)
-            if "downsample" in stage:  # pyright: ignore
-                h = stage["downsample"](h)  # pyright: ignore
-        h = self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        for layer in chain.from_iterable(self.down):  # pyright: ignore
+            h = layer(h)
+        h = self.conv_out(activated(self.norm_out, self.mid(h)))
         return h if self.quant_conv is None else self.quant_conv(h)
 
 
@@ -143,7 +165,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: KLSpec):
         super().__init__()
-        widths = [spec.channels * m for m in spec.multipliers]
+        widths = [(spec.decoder_channels or spec.channels) * m for m in spec.multipliers]
         before = widths[-1]
         self.post_quant_conv = (
             nn.Conv2d(spec.latent_channels, spec.latent_channels, 1) if spec.quant_conv else None
@@ -152,11 +174,8 @@ class Decoder(nn.Module):
         self.mid = Middle(before, spec)
         stages = []
         for level, width in reversed(list(enumerate(widths))):
-            num = spec.num_res_blocks + 1
-            blocks = [ResBlock(before if i == 0 else width, width, spec.groups) for i in range(num)]
-            stage = nn.ModuleDict({"block": nn.ModuleList(blocks)})
-            if level > 0:
-                stage["upsample"] = Upsample(width)
+            attend = level in spec.attention_levels
+            stage = Level(before, width, spec.num_res_blocks + 1, spec.groups, attend, upsample=level > 0)
             stages.append(stage)
             before = width
         self.up = nn.ModuleList(reversed(stages))  # numbered by resolution level, as the official files
@@ -166,12 +185,10 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = z if self.post_quant_conv is None else self.post_quant_conv(z)
         h = self.mid(self.conv_in(h))
-        for stage in reversed(self.up):
-            for block in stage["block"]:  # pyright: ignore
-                h = block(h)
-            if "upsample" in stage:  # pyright: ignore
-                h = stage["upsample"](h)  # pyright: ignore
-        return self.conv_out(F.silu(self.norm_out(h)))
+        for layer in chain.from_iterable(reversed(self.up)):  # pyright: ignore
+            h = layer(h)
+        h = activated(self.norm_out, h)
+        return self.conv_out(h)
 
 
 # ---- blocks ------------------------------------------------------------------------------------------------
@@ -180,6 +197,41 @@ class Decoder(nn.Module):
 def conv3(before: int, after: int) -> nn.Conv2d:
     """3 x 3 convolution that keeps the size."""
     return nn.Conv2d(before, after, 3, padding=1)
+
+
+def activated(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """silu(norm(x)), in place of the normalised map where no gradient will ask for it."""
+    h = norm(x)
+    return F.silu(h, inplace=not h.requires_grad)
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, each followed by attention if it has it, then the change of size.
+
+    A sequence of layers and not one itself: who called a whole level would hold its input to its end.
+    """
+
+    def __init__(
+        self,
+        before: int,
+        width: int,
+        num_blocks: int,
+        groups: int,
+        attend: bool,
+        downsample: bool = False,
+        upsample: bool = False,
+    ):
+        super().__init__()
+        self.block = nn.ModuleList(
+            ResBlock(before if i == 0 else width, width, groups) for i in range(num_blocks)
+        )
+        self.attn = nn.ModuleList(SpatialAttention(width, groups) for _ in range(num_blocks if attend else 0))
+        self.downsample = Downsample(width) if downsample else None
+        self.upsample = Upsample(width) if upsample else None
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        pairs = chain.from_iterable(zip_longest(self.block, self.attn))
+        return (layer for layer in (*pairs, self.downsample, self.upsample) if layer is not None)
 
 
 class ResBlock(nn.Module):
@@ -194,8 +246,10 @@ class ResBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(before, after, 1) if before != after else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = activated(self.norm1, x)  # a line each: nested, every map would live until the last is done
+        h = self.conv1(h)
+        h = activated(self.norm2, h)
+        h = self.conv2(h)
         return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
@@ -227,8 +281,10 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, h w, c)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(x.shape)
+        # (B, 1, h w, c), channels side by side: no flash kernel takes another form, and without it the logits
+        # of 2048 pixels are 17 GB
+        q, k, v = (layer(h).flatten(2).mT[:, None].contiguous() for layer in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v).mT.reshape(x.shape)  # (B, 1, h w, c) => (B, c, h, w)
         return x + self.proj_out(h)
 
 

@@ -2,7 +2,7 @@
 
 Reductions are part of the names of the weights: reconstruction is the mean over pixels and colours, the
 perceptual distance is a mean over positions summed over layers, KL is the sum over the latent's numbers.
-LDM sums all three over pixels, so its KL weight 1e-6 is 1e-6 x (3 H W) on this scale.
+LDM sums the first two over an image's 3 H W values, so its KL weight 1e-6 is 1e-6 / (3 H W) on this scale.
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ class SemanticLoss(nn.Module):
         return cosine + F.relu(difference.abs() - self.matrix_margin).mean((1, 2))
 
 
-def adaptive_weight(main: Tensor, extra: Tensor, parameter: Tensor, maximum: float = 1e4) -> Tensor:
-    """||d main / d parameter|| / (||d extra / d parameter|| + 1e-4), clamped (Esser et al. 2021, eq. 7).
+def adaptive_weight(
+    main: Tensor, extra: Tensor, parameter: Tensor, maximum: float = 1e4, *, epsilon: float = 1e-4
+) -> Tensor:
+    """||d main / d parameter|| / (||d extra / d parameter|| + epsilon), clamped (Esser et al. 2021, eq. 7).
 
     Both losses are scalars over the whole batch, so a term that uses this weight is batch-level.
     """
     gradients = [torch.autograd.grad(loss, parameter, retain_graph=True)[0].norm() for loss in (main, extra)]
-    return (gradients[0] / (gradients[1] + 1e-4)).clamp(0, maximum).detach()
+    return (gradients[0] / (gradients[1] + epsilon)).clamp(0, maximum).detach()

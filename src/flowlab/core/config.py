@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any, TypeVar
 
-__all__ = ["config_id", "from_dict", "to_dict"]
+__all__ = ["config_id", "from_dict", "identifying", "to_dict"]
 
 T = TypeVar("T")
 
@@ -30,9 +30,17 @@ def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
     return typing.cast(T, _read(kind, values, where))
 
 
+def identifying(config: Any) -> Any:
+    """As `to_dict`, without the fields that change no result: those with metadata `{"in_id": False}`."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        fields = [field for field in dataclasses.fields(config) if field.metadata.get("in_id", True)]
+        return {field.name: identifying(getattr(config, field.name)) for field in fields}
+    return [identifying(item) for item in config] if isinstance(config, (list, tuple)) else to_dict(config)
+
+
 def config_id(config: Any) -> str:
-    """Twelve hex digits that change with any field."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    """Twelve hex digits that change with any field of `identifying`."""
+    text = json.dumps(identifying(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

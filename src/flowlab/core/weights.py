@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowlab.core.files import atomic_path
 
-__all__ = ["load_strict", "read_weights", "tensors_id", "write_weights"]
+__all__ = ["check_finite", "load_strict", "read_weights", "tensors_id", "write_weights"]
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -66,6 +66,13 @@ def load_strict(
         if tensor.shape != own[name].shape:
             raise ValueError(f"{where}: {name!r} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
     module.load_state_dict(renamed)
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """NaN or infinity is a ValueError that names its tensor."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{where}: {name!r} holds NaN or infinity; fetch or train the weights again")
 
 
 def tensors_id(tensors: Mapping[str, Tensor]) -> str:

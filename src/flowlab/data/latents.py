@@ -26,6 +26,7 @@ from flowlab.data.batch import Batch, Dataset, checked, in_order
 __all__ = ["DTYPES", "CachePlan", "LatentDataset", "write_cache"]
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+Gate = Callable[[Iterator[Tensor]], str]
 
 DTYPES = {
     "float32": torch.float32,  #    exact; the default: 20,000 images of 16 tokens x 32 channels are 82 MB
@@ -84,6 +85,7 @@ def write_cache(
     dtype: str = "float32",
     shard_size: int = 4096,
     progress: Callable[[int], None] | None = None,
+    gate: Gate | None = None,
 ) -> Path:
     """Encode every image of `dataset` into `folder`; returns the index. Run again after a kill, it continues.
 
@@ -91,6 +93,9 @@ def write_cache(
     `identity` names the encoder's weights, `teacher_identity` the teacher's. `flips` stores both
     orientations, as the latent of a mirrored image is not the mirrored latent. `progress(n)` is called as n
     more images are done. A folder that holds another cache is a ValueError.
+
+    `gate` judges the encoder before the first shard: uint8 batches => "passed", "warned" or "off", or it
+    raises. The index keeps the outcome, and the gate is not asked again after the first two.
     """
     lookup(DTYPES, dtype, "dtype of a latent cache")
     if shard_size < 1 or encoder_batch < 1:
@@ -110,6 +115,7 @@ def write_cache(
     )
     folder = Path(folder)
     known = _known_shards(folder, plan)
+    outcome = _judged(folder, gate, in_order(dataset, batch_size=encoder_batch))
     run = _joined(encode, teacher)
     shards = []
     for path, start, stop in _shard_ranges(folder, plan):
@@ -122,9 +128,24 @@ def write_cache(
             progress(stop - start)
         size, digest = path.stat().st_size, _sha256(path)
         shards.append(Shard(file=path.name, num_images=stop - start, bytes=size, sha256=digest))
-    index = {"plan": to_dict(plan), "tensors": _described(folder / shards[0].file), "shards": to_dict(shards)}
+    tensors = _described(folder / shards[0].file)
+    index = {"plan": to_dict(plan), "gate": outcome, "tensors": tensors, "shards": to_dict(shards)}
     write_json(folder / "index.json", index)
     return folder / "index.json"
+
+
+def _judged(folder: Path, gate: Gate | None, images: Iterable[Batch]) -> str:
+    """The gate's outcome: of an earlier call if that was good, else asked for now."""
+    known = _outcome(folder)
+    if gate is None or known != "off":
+        return known
+    return gate(batch.pixels for batch in images if batch.pixels is not None)
+
+
+def _outcome(folder: Path) -> str:
+    """What the index of an earlier call says of the gate."""
+    path = folder / "index.json"
+    return str(read_json(path).get("gate", "off")) if path.exists() else "off"
 
 
 def _shard_ranges(folder: Path, plan: CachePlan) -> Iterator[tuple[Path, int, int]]:
@@ -245,6 +266,11 @@ class LatentDataset:
     def identity(self) -> str:
         """Names encoder, dataset and format."""
         return f"latents {config_id(self.plan)} of {self.plan.dataset} by {self.plan.identity}"
+
+    @property
+    def gate(self) -> str:
+        """What the gate said of the encoder: "passed", "warned", or "off" where it was not asked."""
+        return _outcome(self.folder)
 
     @property
     def num_classes(self) -> int:

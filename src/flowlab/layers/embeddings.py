@@ -39,10 +39,11 @@ def sinusoid(t: Tensor, num_channels: int, max_period: float = 10000.0) -> Tenso
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
-def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
+def sincos_2d(width: int, rows: int, columns: int, step: float = 1.0) -> Tensor:
     """MAE's fixed position table (rows columns, width) float32, row-major, as DiT uses it.
 
-    The first half of the channels encodes the column, the second the row; each is sines, then cosines.
+    The first half of the channels encodes the column, the second the row; each is sines, then cosines. `step`
+    is the distance between neighbours.
     """
     if width % 4:
         raise ValueError(f"width {width} is not a multiple of 4; a 2-D position table needs that")
@@ -50,5 +51,6 @@ def sincos_2d(width: int, rows: int, columns: int) -> Tensor:
     row, column = torch.meshgrid(
         torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
     )
-    angles = [place.flatten()[:, None] * rates for place in (column, row)]  # (rows columns, width / 4) each
+    places = (column.flatten()[:, None] * step, row.flatten()[:, None] * step)
+    angles = [place * rates for place in places]  # (rows columns, width / 4) each
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1).float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flowlab.presets import digits
+from flowlab.presets import ablation, digits, imagenet, photos
 
 __all__ = ["PRESETS"]
 
@@ -18,5 +18,23 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "ae_flux2_digits": digits.ae_flux2_digits,
     "ae_flux2_plain_digits": digits.ae_flux2_plain_digits,
     "ae_rae_digits": digits.ae_rae_digits,
+    "ae_flux2_photos": photos.ae_flux2_photos,
+    "ae_ablation_none": ablation.ae_ablation_none,
+    "ae_ablation_kl": ablation.ae_ablation_kl,
+    "ae_ablation_kl_raised": ablation.ae_ablation_kl_raised,
+    "ae_ablation_vf": ablation.ae_ablation_vf,
+    "ae_ablation_vf_strong": ablation.ae_ablation_vf_strong,
+    "ae_ablation_eq": ablation.ae_ablation_eq,
+    "ae_ablation_scale": ablation.ae_ablation_scale,
+    "ae_ablation_repae": ablation.ae_ablation_repae,
     "flow_flux2_digits": digits.flow_flux2_digits,
+    "ae_sd_imagenet": imagenet.ae_sd_imagenet,
+    "ae_sd_ft_mse_imagenet": imagenet.ae_sd_ft_mse_imagenet,
+    "ae_flux1_imagenet": imagenet.ae_flux1_imagenet,
+    "ae_flux2_imagenet": imagenet.ae_flux2_imagenet,
+    "ae_vavae_imagenet": imagenet.ae_vavae_imagenet,
+    "ae_eqvae_imagenet": imagenet.ae_eqvae_imagenet,
+    "ae_scale_imagenet": imagenet.ae_scale_imagenet,
+    "ae_repae_imagenet": imagenet.ae_repae_imagenet,
+    "rae_decoder_imagenet": imagenet.rae_decoder_imagenet,
 }

@@ -38,8 +38,10 @@ __all__ = [
     "read_results",
     "read_reconstruction",
     "read_rows",
+    "read_table",
     "write_results",
     "write_reconstruction",
+    "write_table",
 ]
 
 COLUMNS: dict[str, type] = {
@@ -194,22 +196,22 @@ def collect(folder: Path | str) -> pd.DataFrame:
 
 def write_results(path: Path | str, rows: pd.DataFrame) -> None:
     """Write results.parquet atomically."""
-    _write(path, rows, COLUMNS)
+    write_table(path, rows, COLUMNS)
 
 
 def read_results(path: Path | str) -> pd.DataFrame:
     """Read results.parquet; an absent, damaged or foreign file is a ValueError naming it and the column."""
-    return _read(path, COLUMNS)
+    return read_table(path, COLUMNS)
 
 
 def write_reconstruction(path: Path | str, rows: pd.DataFrame) -> None:
     """Write reconstruction.parquet atomically, one row per autoencoder."""
-    _write(path, rows, RECONSTRUCTION_COLUMNS)
+    write_table(path, rows, RECONSTRUCTION_COLUMNS)
 
 
 def read_reconstruction(path: Path | str) -> pd.DataFrame:
     """Read reconstruction.parquet as `read_results` does its own."""
-    return _read(path, RECONSTRUCTION_COLUMNS)
+    return read_table(path, RECONSTRUCTION_COLUMNS)
 
 
 # ---- what is missing ---------------------------------------------------------------------------------------
@@ -317,7 +319,8 @@ def _cut_half_line(path: Path) -> None:
             file.truncate(whole)
 
 
-def _write(path: Path | str, rows: pd.DataFrame, columns: Mapping[str, type]) -> None:
+def write_table(path: Path | str, rows: pd.DataFrame, columns: Mapping[str, type]) -> None:
+    """Write rows of any such schema as parquet, atomically."""
     _check_names(list(rows.columns), columns, str(path), ordered=True)
     schema = pyarrow.schema([(name, ARROW[kind]) for name, kind in columns.items()])
     table = pyarrow.Table.from_pandas(rows, schema=schema, preserve_index=False)
@@ -325,7 +328,8 @@ def _write(path: Path | str, rows: pd.DataFrame, columns: Mapping[str, type]) ->
         parquet.write_table(table, draft)
 
 
-def _read(path: Path | str, columns: Mapping[str, type]) -> pd.DataFrame:
+def read_table(path: Path | str, columns: Mapping[str, type]) -> pd.DataFrame:
+    """Read what `write_table` wrote; an absent, damaged or foreign file is a ValueError that names it."""
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; `flowlab study run` writes it")
     try:

@@ -26,7 +26,7 @@ from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
 from flowlab.study.grid import Study, validate
 
-__all__ = ["Outcome", "claim_folder", "gather", "run"]
+__all__ = ["Outcome", "Shift", "Task", "claim_folder", "gather", "run", "work_through"]
 
 POLL_SECONDS = 0.3
 MEASURED = {  # settings of the machine and not of the study: a folder may go on with others
@@ -41,7 +41,7 @@ REPORT_SECONDS = 12.0  # kept back from a budget for gathering and the report
 
 @dataclass(frozen=True)
 class Task:
-    """One command of the study."""
+    """One command of a study."""
 
     name: str
     command: list[str]
@@ -57,7 +57,7 @@ class Outcome:
     failed: dict[str, str] = field(default_factory=dict)
     """Task name => last line of its log."""
     missing: list[str] = field(default_factory=list)
-    """Cells without all their rows."""
+    """What still lacks rows."""
     seconds: float = 0.0
 
 
@@ -74,18 +74,30 @@ def run(
     overrun."""
     claim_folder(study, folder)
     deadline = time.monotonic() + budget_seconds - REPORT_SECONDS if budget_seconds else float("inf")
-    shift = Shift(folder, engine or LocalEngine(), workers or os.cpu_count() or 1, deadline, say)
-    return work_through(list(tasks(study, folder)), study, shift)
+    shift = Shift(
+        folder=folder,
+        gather=lambda: missing_runs(study, gather(study, folder)),
+        say=say,
+        engine=engine or LocalEngine(),
+        num_slots=workers or os.cpu_count() or 1,
+        deadline=deadline,
+    )
+    return work_through(list(tasks(study, folder)), shift)
 
 
-def work_through(queue: list[Task], study: Study, shift: Shift) -> Outcome:
-    """Run `queue` alone in the study's folder; no job outlives this call, whatever ends it but SIGKILL."""
+def missing_runs(study: Study, rows: pd.DataFrame) -> list[str]:
+    """The runs that lack a row."""
+    return [job.run_id for job in results.next_jobs(study, rows)]
+
+
+def work_through(queue: list[Task], shift: Shift) -> Outcome:
+    """Run `queue` alone in the shift's folder; no job outlives this call, whatever ends it but SIGKILL."""
     with exclusive(shift.folder), terminating():
         try:
-            return shift.work(queue, study)
+            return shift.work(queue)
         except KeyboardInterrupt:
             shift.stop()
-            gather(study, shift.folder)
+            shift.gather()
             raise
         finally:
             shift.stop()
@@ -109,20 +121,23 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Shift:
     """One sitting of work: slots, what runs in them, and when to stop."""
 
     folder: Path
-    engine: Engine
-    num_slots: int
-    deadline: float
-    say: Callable[[str], None]
+    gather: Callable[[], list[str]]
+    """Bring the rows that jobs left into the folder's tables; returns the names of what is still missing."""
+    say: Callable[[str], None] = print
+    engine: Engine = field(default_factory=LocalEngine)
+    num_slots: int = field(default_factory=lambda: os.cpu_count() or 1)
+    deadline: float = float("inf")
+    """On time.monotonic's clock."""
     running: dict[str, tuple[Job, float]] = field(default_factory=dict)
     outcome: Outcome = field(default_factory=Outcome)
     durations: list[float] = field(default_factory=list)
 
-    def work(self, queue: list[Task], study: Study) -> Outcome:
+    def work(self, queue: list[Task]) -> Outcome:
         """Run the queue to its end or the deadline."""
         start, total = time.monotonic(), len(queue)
         waiting = {task.name for task in queue}
@@ -136,13 +151,10 @@ class Shift:
             time.sleep(POLL_SECONDS)
             ended = self._collect(waiting)
             if ended:
-                gather(study, self.folder)
+                self.gather()
                 left = len(queue) + len(self.running)
                 self.say(f"[{total - left}/{total}] {', '.join(ended)}{self._eta(left)}")
-        gather(study, self.folder)
-        self.outcome.missing = [
-            job.cell.run_id for job in results.next_jobs(study, results.collect(self.folder))
-        ]
+        self.outcome.missing = self.gather()
         self.outcome.seconds = time.monotonic() - start
         return self.outcome
 

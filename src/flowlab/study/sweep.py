@@ -12,7 +12,7 @@ import pandas as pd
 from flowlab.study import results
 from flowlab.study.engine import Engine, LocalEngine
 from flowlab.study.grid import SAMPLERS, Study
-from flowlab.study.runner import Outcome, Shift, Task, work_through
+from flowlab.study.runner import Outcome, Shift, Task, gather, work_through
 from flowlab.study.studies import SamplingSweep, sweep_cells, sweep_points, validate_sweep
 
 __all__ = ["Points", "missing_points", "run_sweep", "seconds_of_points"]
@@ -61,10 +61,14 @@ def run_sweep(
         )
         for run, points in todo.items()
     ]
-    shift = Shift(folder, engine or LocalEngine(), workers or os.cpu_count() or 1, float("inf"), say)
-    outcome = work_through(tasks, study, shift)
-    outcome.missing = list(missing_points(sweep, study, results.collect(folder)))
-    return outcome
+    shift = Shift(
+        folder=folder,
+        gather=lambda: list(missing_points(sweep, study, gather(study, folder))),
+        say=say,
+        engine=engine or LocalEngine(),
+        num_slots=workers or os.cpu_count() or 1,
+    )
+    return work_through(tasks, shift)
 
 
 def _word(point: tuple[str, int, float]) -> str:

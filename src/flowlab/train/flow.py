@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowlab import autoencoders, backbones
+from flowlab.autoencoders import gate
 from flowlab.autoencoders.base import Autoencoder, Moments
 from flowlab.autoencoders.sizes import AUTOENCODERS
 from flowlab.backbones.sizes import SIZES, build
@@ -87,6 +88,8 @@ class FlowConfig:
     """Per update."""
     optimiser: OptimiserConfig = field(default_factory=lambda: OptimiserConfig(learning_rate=1e-3))
     loop: LoopConfig = field(default_factory=LoopConfig)
+    gate: bool = field(default=True, metadata={"in_id": False})
+    """Judge the autoencoder before the cache is written (autoencoders/gate.py); changes no result."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Fixed:
     config: FlowConfig
     autoencoder: Autoencoder
     null_label: int
+    gate: str
+    """What the gate said of the autoencoder."""
 
 
 def validate(config: FlowConfig) -> None:
@@ -142,6 +147,7 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
         teacher=lambda images: teacher(images.to(device)),
         teacher_identity=teacher_identity,
         dtype="float16",
+        gate=lambda pictures: gate.check(model, pictures, enabled=config.gate).outcome,
     )
     wanted = teacher_identity if config.alignment.weight else None  # tokens are read only where they are used
     return LatentDataset(folder, identity=model.identity, teacher_identity=wanted)
@@ -169,7 +175,7 @@ def setup(config: FlowConfig, dataset: LatentDataset) -> TrainState:
         optimisers={"flow": Trainable(optim.build(params, config.optimiser), config.optimiser)},
         emas={"model": Ema(model, config.ema_decay)},
         device=device,
-        fixed=Fixed(config, autoencoder, dataset.num_classes),
+        fixed=Fixed(config, autoencoder, dataset.num_classes, dataset.gate),
     )
 
 
@@ -221,8 +227,9 @@ def preview(state: TrainState) -> dict[str, Tensor]:
 
 def export(state: TrainState, folder: Path) -> Path:
     """Write the EMA weights as `model.safetensors`, with what they were trained in beside them."""
-    file = folder / "model.safetensors"
-    backbones.save(state.emas["model"].module, file, {"autoencoder": state.fixed.config.autoencoder})
+    file, fixed = folder / "model.safetensors", state.fixed
+    metadata = {"autoencoder": fixed.config.autoencoder, "gate": fixed.gate}
+    backbones.save(state.emas["model"].module, file, metadata)
     return file
 
 

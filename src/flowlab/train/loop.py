@@ -90,6 +90,8 @@ def update(
             for name, value in {f"loss/{objective.optimiser}": loss.detach(), **objective.scalars}.items():
                 scalars[name] = scalars.get(name, 0) + value * share
     for name, trainable in state.optimisers.items():
+        if f"loss/{name}" not in scalars:  # its objective was not due, as a discriminator before its start
+            continue
         params = [param for param in trainable.params() if param.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(params, config.clip_norm or float("inf"))
         _mask_if_not_finite(params, norm + scalars[f"loss/{name}"], trouble[name], state.step + 1)
@@ -158,8 +160,10 @@ def save_state(state: TrainState, folder: Path, keep: int) -> Path:
     for name, trainable in state.optimisers.items():
         tensors: dict[str, Tensor] = {}
         packed[name] = checkpoints.pack(trainable.optimiser.state_dict(), tensors, "state")
-        groups[f"optimiser.{name}"] = tensors
+        if tensors:  # none before the first step, and a file of no tensors cannot be read
+            groups[f"optimiser.{name}"] = tensors
     counters = {"step": state.step, "images_seen": state.images_seen, "optimisers": packed}
+    counters["unstepped"] = [name for name in packed if f"optimiser.{name}" not in groups]
     return checkpoints.save(folder, state.step, groups, counters, keep=keep)
 
 
@@ -171,7 +175,8 @@ def load_state(state: TrainState, path: Path) -> None:
     for name, ema in state.emas.items():
         load_strict(ema.module, _group(groups, f"ema.{name}", path), where=str(path))
     for name, trainable in state.optimisers.items():
-        tensors = _group(groups, f"optimiser.{name}", path)
+        unstepped = name in counters.get("unstepped", ())
+        tensors = {} if unstepped else _group(groups, f"optimiser.{name}", path)
         trainable.optimiser.load_state_dict(checkpoints.unpack(counters["optimisers"][name], tensors))
     state.step, state.images_seen = counters["step"], counters["images_seen"]
 

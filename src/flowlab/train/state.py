@@ -100,7 +100,7 @@ class Recipe:
     setup: Callable[[Any, Any], TrainState]
     """(config, data) => fresh state."""
     objectives: Callable[[TrainState, Batch, Randomness], Iterator[Objective]]
-    """Yields objectives in the order in which they step."""
+    """Yields objectives in the order in which they step; an optimiser without one rests in that update."""
     preview: Callable[[TrainState], dict[str, Tensor]]
     """state => named uint8 image batches for people to look at."""
     export: Callable[[TrainState, Path], Path]

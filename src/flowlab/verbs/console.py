@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import io
+import itertools
 import os
 import re
 import sys
@@ -38,6 +39,8 @@ class Verb:
     """Whole command lines."""
     subject: str = ""
     """What the first argument is called, such as PRESET; "" = there is none."""
+    several: bool = False
+    """Whether the subject may be repeated; `run` then gets a tuple, each once. Not together with `config`."""
     names: Callable[[], Mapping[str, str]] | None = None
     """Known values of the subject with a line on each; None = any value (a path)."""
     config: Callable[[str, bool], Any] | None = None
@@ -77,9 +80,10 @@ def _invoke(verb: Verb, path: str, args: list[str]) -> None:
     given: list[Any] = []
     if verb.subject:
         if args and args[0] in HELP:
-            _help(verb, f"{path} {verb.subject}")
-        given.append(_subject(verb, path, args))
-        path, args = f"{path} {args[0]}", args[1:]
+            _help(verb, f"{path} {verb.subject}{' ...' if verb.several else ''}")
+        subjects = _subjects(verb, path, args)
+        given.append(tuple(dict.fromkeys(subjects)) if verb.several else subjects[0])
+        path, args = " ".join([path, *subjects]), args[len(subjects) :]
     if verb.config is not None:
         config = verb.config(given[0], "--debug" in args)
         options = _parse(_with_fields(verb.options, config), args, path, verb)
@@ -92,11 +96,14 @@ def _invoke(verb: Verb, path: str, args: list[str]) -> None:
         raise KeyboardInterrupt(verb.if_stopped) from None
 
 
-def _subject(verb: Verb, path: str, args: Sequence[str]) -> str:
+def _subjects(verb: Verb, path: str, args: Sequence[str]) -> tuple[str, ...]:
+    """The first argument; of a verb that takes several, all before the first option."""
     if not args or args[0].startswith("-"):
         choice = f"; choose from: {', '.join(verb.names())}" if verb.names else ""
         raise ValueError(f"`{path}` needs {verb.subject} as its first argument{choice}")
-    return args[0]
+    if not verb.several:
+        return (args[0],)
+    return tuple(itertools.takewhile(lambda word: not word.startswith("-"), args))
 
 
 def _with_fields(options: type, config: Any) -> type:

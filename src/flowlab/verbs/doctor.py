@@ -29,6 +29,11 @@ EXTRAS = {  # extra => {name to import: name to install}
         "itables": "itables",
         "tensorboard": "tensorboard",
     },
+    "zoo": {
+        "diffusers": "diffusers",
+        "transformers": "transformers",
+        "huggingface_hub": "huggingface_hub",
+    },
     "dev": {
         "pytest": "pytest",
         "xdist": "pytest-xdist",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["EncodeOptions", "encode"]
+__all__ = ["EncodeOptions", "encode", "shipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,24 @@ class EncodeOptions:
     """float32, float16 or bfloat16."""
     shard_size: int = 4096
     """Images per file."""
+    gate: bool = True
+    """Judge the autoencoder on the first 2,000 images before anything is written."""
     dry_run: bool = False
     """Print the plan and stop."""
+
+
+def shipped() -> dict[str, str]:
+    """Each autoencoder that ships with the shape of its latent."""
+    import torch
+
+    from flowlab.autoencoders.sizes import AUTOENCODERS, build
+
+    with torch.device("meta"):
+        specs = {name: build(name).spec for name in AUTOENCODERS}
+    return {
+        name: f"{spec.channels} channels per token of {spec.stride} px, {spec.resolution} px images"
+        for name, spec in specs.items()
+    }
 
 
 def encode(autoencoder: str, options: EncodeOptions) -> None:
@@ -38,6 +54,7 @@ def encode(autoencoder: str, options: EncodeOptions) -> None:
     from tqdm import tqdm
 
     from flowlab import autoencoders
+    from flowlab.autoencoders import gate
     from flowlab.core.devices import default_device
     from flowlab.core.pixels import to_float
     from flowlab.core.weights import tensors_id
@@ -78,5 +95,6 @@ def encode(autoencoder: str, options: EncodeOptions) -> None:
             dtype=options.dtype,
             shard_size=options.shard_size,
             progress=done,
+            gate=lambda pictures: gate.check(model, pictures, enabled=options.gate).outcome,
         )
     print(index)

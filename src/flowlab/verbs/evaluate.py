@@ -1,4 +1,4 @@
-"""`flowlab evaluate`: result rows for an autoencoder or a model file."""
+"""`flowlab evaluate generation`: result rows of a model file."""
 
 from __future__ import annotations
 
@@ -10,57 +10,7 @@ from typing import Any
 
 from flowlab.verbs.generate import load_model
 
-__all__ = ["GenerationOptions", "ReconstructionOptions", "evaluate_generation", "evaluate_reconstruction"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionOptions:
-    """Which images, seen by which networks."""
-
-    dataset: str = "digits"
-    """An embedded data set, or a folder of class folders."""
-    split: str = "heldout"
-    """A split of the data set; `all` for a folder without splits."""
-    num_images: int | None = 1000
-    """Images compared with their reconstructions."""
-    judge: str = "digits judge"
-    """Network whose features give rFID: a name, or the path of its weights."""
-    teacher: str = "teacher"
-    """Network whose features give the perceptual distance."""
-    out: Path | None = None
-    """Append the row to this file, one JSON object a line."""
-    dry_run: bool = False
-    """Print the plan and stop."""
-
-
-def evaluate_reconstruction(autoencoder: str, options: ReconstructionOptions) -> None:
-    """An autoencoder => PSNR, SSIM, perceptual distance, rFID, each with its standard error."""
-    from flowlab import autoencoders
-    from flowlab.core.devices import default_device
-    from flowlab.data import datasets
-    from flowlab.evaluate import reconstruction
-    from flowlab.features.embedded import load_judge, load_teacher
-
-    device = default_device()
-    model = autoencoders.load(autoencoder).to(device)
-    images = datasets.load(
-        options.dataset, options.split, num_images=options.num_images, resolution=model.spec.resolution
-    )
-    judge, teacher = load_judge(options.judge).to(device), load_teacher(options.teacher).to(device)
-    print(f"{autoencoder} {model.identity} on {len(images):,} images of {images.identity}")
-    if options.dry_run:
-        return
-    row = reconstruction.evaluate(
-        model,
-        images,
-        judge=judge,
-        judge_name=options.judge,
-        teacher=teacher,
-        teacher_name=options.teacher,
-        dataset_name=options.dataset,
-        split=options.split,
-    )
-    _report_row(row, options.out)
+__all__ = ["GenerationOptions", "evaluate_generation"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowlab.core.choices import lookup
+from flowlab.verbs.ablation import ABLATE
 from flowlab.verbs.console import Verb
 
 if TYPE_CHECKING:
     from flowlab.study.grid import Arm, Study
     from flowlab.study.studies import SamplingSweep
 
-__all__ = ["VERBS", "autoencoders", "seconds_of"]
+__all__ = ["VERBS", "seconds_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +190,6 @@ def studies() -> dict[str, str]:
     return {name: (study.__doc__ or "").split("\n")[0] for name, study in STUDIES.items()}
 
 
-def autoencoders() -> dict[str, str]:
-    """Each shipped autoencoder with the size of its token."""
-    from flowlab.study.grid import AUTOENCODERS
-
-    return {name: f"{channels} channels per token" for name, channels in AUTOENCODERS.items()}
-
-
 def written_arms() -> Any:
     """On the command line an arm is one word: AE/REPA/DISTRIBUTION/SHIFT."""
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
@@ -315,4 +309,5 @@ VERBS = {
         config=_sweep,
         if_stopped="the same command goes on from here",
     ),
+    "ablate": ABLATE,
 }
