@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from flowlab.cli import ABOUT, VERBS
 from flowlab.verbs.console import Group, Verb, dispatch
@@ -135,6 +136,24 @@ def test_links_lead_to_files(document: Path) -> None:
 def test_ci_runs_the_command_of_the_readme() -> None:
     assert "make test" in _commands()
     assert re.search(r"^make test\b(?!-)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+
+
+def test_your_own_autoencoder_as_the_readme_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from diffusers import AutoencoderKL
+
+    section = README.read_text().split("## Bring your own autoencoder")[1].split("\n## ")[0]
+    (snippet,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    stages = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    AutoencoderKL(block_out_channels=(32, 64), **stages).save_pretrained("my-autoencoder")
+    with pytest.warns(UserWarning, match="unusual latents"):
+        exec(snippet, {})
+    printed = capsys.readouterr().out
+    assert "(16, 16, 16, 16) (16, 3, 64, 64)" in printed and "failed" in printed
+    assert (tmp_path / "official.safetensors").is_file()
 
 
 if __name__ == "__main__":
