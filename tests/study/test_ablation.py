@@ -74,10 +74,16 @@ def test_one_seed_leaves_the_bounds_open() -> None:
 
 
 def test_a_seed_without_all_arms_is_left_out() -> None:
-    values = {key: value for key, value in _planted(0.0).items() if key != (ARMS[2], 1)}
-    found = ablations.effects(_table(values), ARMS, "fid")
-    np.testing.assert_allclose(found["difference"], [0.0, -1.0, -2.0], atol=1e-12)
-    assert found["low"].isna().all(), "only seed 0 has every arm"
+    rows = _table({key: value for key, value in _planted(0.0).items() if key != (ARMS[2], 1)})
+    kept = ablations.balanced(rows, ARMS)
+    assert set(kept["seed"]) == {0} and set(kept["arm"]) == set(ARMS)
+    two = ablations.balanced(rows[rows["arm"] != ARMS[2]], ARMS)
+    assert set(two["seed"]) == {0, 1} and set(two["arm"]) == set(ARMS[:2]), (
+        "an arm not begun holds nothing up"
+    )
+    assert not len(ablations.balanced(results.empty(ablations.COLUMNS), ARMS))
+    with pytest.raises(AssertionError, match="balanced"):
+        ablations.effects(rows, ARMS, "fid")
 
 
 @pytest.mark.parametrize(

@@ -31,3 +31,4 @@ def test_evaluate_appends_rows(
     found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row.get("sampleshift") for row in found] == [None, 1.0, 2.95]
     assert found[0]["psnr"] > 0 and found[1]["fid"] > 0 and found[1]["features"]
+    assert [row["gate"] for row in found] == ["off", "unknown", "unknown"], "the toy's file tells nothing"

@@ -23,6 +23,7 @@ __all__ = [
     "MEASURED",
     "Ablation",
     "ae_ablation",
+    "balanced",
     "build",
     "collect",
     "effects",
@@ -175,15 +176,24 @@ def collect(folder: Path) -> pd.DataFrame:
 # ---- what the rows say -------------------------------------------------------------------------------------
 
 
+def balanced(rows: pd.DataFrame, arms: tuple[str, ...]) -> pd.DataFrame:
+    """The rows of the arms that have any, at the seeds that all of those share: what can be compared."""
+    present = [arm for arm in arms if arm in set(rows["arm"])]
+    seeds = [set(rows.loc[rows["arm"] == arm, "seed"]) for arm in present]
+    shared = set.intersection(*seeds) if seeds else set()
+    return rows[rows["arm"].isin(present) & rows["seed"].isin(shared)]
+
+
 def effects(rows: pd.DataFrame, arms: tuple[str, ...], value: str, level: float = 0.95) -> pd.DataFrame:
-    """Each arm against the first: columns arm, mean, difference, low, high.
+    """Each arm of balanced rows against the first: columns arm, mean, difference, low, high.
 
     Flow seeds are averaged; what is left is an arm x seed table y = arm + seed + error. The error's variance
     is pooled over all arms with (arms - 1)(seeds - 1) degrees of freedom, so that two seeds give an interval
     of use: difference +- t s sqrt(2 / seeds). With one seed the bounds are NaN.
     """
-    table = rows[rows["arm"].isin(arms)].groupby(["arm", "seed"])[value].mean().unstack("seed").dropna(axis=1)
+    table = rows.groupby(["arm", "seed"])[value].mean().unstack("seed")
     table = table.reindex([arm for arm in arms if arm in table.index])
+    assert not table.isna().any(axis=None), "every arm needs every seed; see `balanced`"
     num_arms, num_seeds = table.shape
     residual = table.sub(table.mean(axis=1), axis=0).sub(table.mean(axis=0), axis=1) + table.to_numpy().mean()
     freedom = (num_arms - 1) * (num_seeds - 1)

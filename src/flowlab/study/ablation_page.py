@@ -21,8 +21,8 @@ TITLE = "Do the regularisers of autoencoders work?"
 
 def write(folder: Path) -> Path:
     """Write ablation.html and table.md into the folder of an ablation; return the page's path."""
-    settings, rows = ablations.load(folder), ablations.collect(folder)
-    rows = rows[rows["arm"].isin(settings.arms)]
+    settings = ablations.load(folder)
+    rows = ablations.balanced(ablations.collect(folder), settings.arms)
     for name, text in (("table.md", markdown(settings, rows)), ("ablation.html", _page(settings, rows))):
         with atomic_path(folder / name) as draft:
             draft.write_text(text, encoding="utf-8")
@@ -71,7 +71,8 @@ def _short(value: float) -> str:
 
 
 def _change(line: pd.Series) -> str:
-    return f"{line['difference']:+.2f} [{line['low']:+.2f}, {line['high']:+.2f}]"
+    bounds = "" if math.isnan(line["low"]) else f" [{line['low']:+.2f}, {line['high']:+.2f}]"
+    return f"{line['difference']:+.2f}{bounds}"
 
 
 def _says(line: pd.Series) -> str:

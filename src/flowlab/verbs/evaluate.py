@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flowlab.verbs.generate import load_model
+from flowlab.verbs.generate import load_model, told
 
 __all__ = ["GenerationOptions", "evaluate_generation"]
 
@@ -63,7 +63,8 @@ def evaluate_generation(path: str, sampling: Any, options: GenerationOptions) ->
     for result in evaluate(
         model, autoencoder, ruler, configs, num_samples=options.num_samples, seed=options.seed
     ):
-        _report_row({"model": path, "ae": autoencoder.spec.name, **result.numbers}, options.out)
+        row = {"model": path, "ae": autoencoder.spec.name, **result.numbers}
+        _report_row(row | {"gate": told(path).get("gate", "unknown")}, options.out)
 
 
 def _report_row(row: Mapping[str, Any], out: Path | None) -> None:

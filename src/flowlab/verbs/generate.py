@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["GenerateOptions", "generate", "load_model", "sampling"]
+__all__ = ["GenerateOptions", "generate", "load_model", "sampling", "told"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +74,8 @@ def load_model(path: str, autoencoder: str | None) -> tuple[Any, Any]:
     """The flow model in `path` and the autoencoder whose latent it makes, on the default device."""
     from flowlab import autoencoders, backbones
     from flowlab.core.devices import default_device
-    from flowlab.core.weights import read_weights
 
-    name = autoencoder or (read_weights(path)[1] if path.endswith(".safetensors") else {}).get("autoencoder")
+    name = autoencoder or told(path).get("autoencoder")
     if name is None:
         raise ValueError(f"{path} does not say which autoencoder it was trained in; give --autoencoder")
     model, decoder = backbones.load(path), autoencoders.load(name)
@@ -87,6 +86,13 @@ def load_model(path: str, autoencoder: str | None) -> tuple[Any, Any]:
             f"{path} makes latents of (channels, side) {ours}, the autoencoder {name} decodes {theirs}"
         )
     return model.to(default_device()), decoder.to(default_device())
+
+
+def told(path: str) -> dict[str, str]:
+    """What a model's file says of its training: `autoencoder`, and `gate` as GateReport.outcome."""
+    from flowlab.core.weights import read_weights
+
+    return read_weights(path)[1] if path.endswith(".safetensors") else {}
 
 
 def sampling(path: str, debug: bool) -> Any:
