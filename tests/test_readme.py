@@ -7,10 +7,12 @@ gets the beginning of its docstring.
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -141,14 +143,13 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 def test_your_own_autoencoder_as_the_readme_shows_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from diffusers import AutoencoderKL
-
+    diffusers: Any = importlib.import_module("diffusers")
     section = README.read_text().split("## Bring your own autoencoder")[1].split("\n## ")[0]
     (snippet,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     stages = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    AutoencoderKL(block_out_channels=(32, 64), **stages).save_pretrained("my-autoencoder")
+    diffusers.AutoencoderKL(block_out_channels=(32, 64), **stages).save_pretrained("my-autoencoder")
     with pytest.warns(UserWarning, match="unusual latents"):
         exec(snippet, {})
     printed = capsys.readouterr().out

@@ -41,6 +41,22 @@ def test_a_fixed_grid_says_its_one_size():
             build("rae").latents(torch.zeros(1, 3, side, side))
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "takes"),
+    [
+        ("flux2", (1, 1, 4, 4), "32, height, width"),  # one channel fits by broadcasting: a grey patch of all
+        ("flux2", (1, 16, 4, 4), "32, height, width"),
+        ("sd", (4, 4, 4), "4, height, width"),
+        ("rae", (1, 1, 4, 4), "64, 4, 4"),
+        ("rae", (1, 64, 5, 4), "64, 4, 4"),
+    ],
+)
+def test_latents_of_another_shape_are_named(name, shape, takes):
+    with pytest.raises(ValueError, match="the latent has shape") as fault:
+        build(name).decode(torch.zeros(shape))
+    assert str(fault.value) == f"the latent has shape {shape}; {name} decodes (batch, {takes})"
+
+
 @pytest.mark.parametrize("stride", [1, 8, 16])
 def test_the_sizes_named_are_the_nearest_that_work(stride):
     """None lies strictly between the one below and the one above."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flowlab.autoencoders import load
-from flowlab.autoencoders.files import save
+from flowlab.autoencoders import load, save, save_diffusers, save_official
 from flowlab.autoencoders.sizes import AUTOENCODERS, build, weights_path
+from flowlab.autoencoders.strips import InStrips
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.core.weights import write_weights
 from flowlab.data.embedded import digits, photos
@@ -91,6 +91,17 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
         load(tmp_path / "half.safetensors")
+
+
+@pytest.mark.parametrize("write", [save, save_official, save_diffusers])
+def test_a_wrapper_of_strips_is_not_saved_but_named(tmp_path, write):
+    with pytest.raises(ValueError, match="flux2 is wrapped to run in strips; save the autoencoder that was"):
+        write(InStrips(load("flux2")), tmp_path / "a")  # pyright: ignore
+
+
+def test_an_unknown_family_is_said_before_anything_is_read(tmp_path):
+    with pytest.raises(ValueError, match="unknown family 'flux9'; choose from: sd, .*, rae"):
+        load(tmp_path / "none.safetensors", family="flux9")
 
 
 def test_random_weights_differ_from_the_shipped():

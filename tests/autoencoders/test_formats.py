@@ -346,6 +346,30 @@ def test_damaged_folders_are_named(tmp_path):
             load(tmp_path)
 
 
+def test_pickles_of_before_2020_are_read_and_damaged_ones_named(tmp_path):
+    model = random_model("sd")
+    save_official(model, tmp_path / "a.safetensors")
+    tensors = read_weights(tmp_path / "a.safetensors")[0]
+    torch.save(tensors, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    again = load(tmp_path / "old.ckpt")
+    assert isinstance(again, KLAutoencoder) and same(again, model)
+    torch.save(tensors, tmp_path / "new.ckpt")
+    whole = (tmp_path / "new.ckpt").read_bytes()
+    for content in (whole[: len(whole) // 2], b""):
+        (tmp_path / "a.ckpt").write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"a.ckpt cannot be read safely \(.+\); fetch it again"
+        ) as caught:
+            load(tmp_path / "a.ckpt")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_config_that_is_no_table_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="config.json names no class"):
+        load(tmp_path)
+
+
 def test_a_pickle_with_code_in_it_is_refused(tmp_path):
     torch.save({"state_dict": {"a": torch.nn.Identity()}}, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="cannot be read safely .*convert it to .safetensors"):

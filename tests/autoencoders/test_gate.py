@@ -14,6 +14,7 @@ from flowlab.autoencoders import gate, load
 from flowlab.autoencoders.base import Autoencoder, Moments
 from flowlab.autoencoders.gate import GateReport, check
 from flowlab.autoencoders.sizes import AUTOENCODERS, build
+from flowlab.autoencoders.strips import InStrips
 from flowlab.core.pixels import to_float
 from flowlab.core.seeds import Streams
 from flowlab.data import datasets
@@ -128,6 +129,14 @@ def test_it_stops_reading_after_enough_images(monkeypatch, pictures):
             yield pictures[:64]
 
     assert check(load("rae"), endless()).num_images == 100
+
+
+def test_no_empty_batch_is_decoded_once_enough_images_made_the_round_trip(monkeypatch, pictures):
+    """Strips cannot be cut from a batch of none, and a class of diffusers may be no different."""
+    monkeypatch.setattr(gate, "NUM_ROUND_TRIPS", 64)
+    report = check(InStrips(load("flux2")), pictures.split(64))  # pyright: ignore
+    first = judged(load("flux2"), pictures[:64])
+    assert report.num_images == 128 and report.psnr == pytest.approx(first.psnr, abs=1e-3)
 
 
 def test_off_reads_nothing():

@@ -44,6 +44,26 @@ def test_ids_lead_to_the_cached_files(cache):
     assert len(set(found)) == 1
 
 
+class ReadTimeout(Exception):
+    """As the network library's, which is no OSError and has no words."""
+
+
+@pytest.mark.parametrize("name", ["org/vae", "org/files:ae.safetensors"])
+@pytest.mark.parametrize(("fault", "words"), [(ReadTimeout(), "ReadTimeout"), (ReadTimeout("403"), "403")])
+def test_whatever_stops_the_download_is_one_line(monkeypatch, name, fault, words):
+    import huggingface_hub
+
+    def stopped(*args, **settings):
+        raise fault
+
+    for fetch in ("hf_hub_download", "snapshot_download"):
+        monkeypatch.setattr(huggingface_hub, fetch, stopped)
+    with pytest.raises(
+        ValueError, match=rf"the hub does not give it \({words}\); fetch it and give its path"
+    ):
+        load(name)
+
+
 def test_a_folder_on_disk_comes_first(cache, tmp_path, monkeypatch):
     shutil.copytree(hub.fetch("org/pipeline"), tmp_path / "here" / "org" / "vae")
     monkeypatch.chdir(tmp_path / "here")

@@ -114,6 +114,11 @@ def test_bfloat16_weights_take_float32_pixels_and_latents():
         ({"scale": 2.0, "normalisation": "batchnorm"}, "scale=2.0, shift=0.0 belong to scale_shift"),
         ({"channels": 6}, "6 channels cannot form 4 groups; set groups"),
         ({"decoder_channels": 6}, "6 channels cannot form 4 groups"),
+        ({"groups": 0}, "groups is 0; give more than nothing"),
+        ({"multipliers": ()}, r"multipliers is \(\); give more than nothing"),
+        ({"scale": 0.0}, "scale is 0.0; give more than nothing"),
+        ({"patch": 0}, "kl: stride 0, resolution 16; give 1 or more"),
+        ({"resolution": 18}, "resolution is 18; kl takes multiples of 4, nearest 16 x 16 or 20 x 20"),
     ],
 )
 def test_options_that_cannot_be_are_named(options, message):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowlab.autoencoders import save, save_diffusers, save_official
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.reptok import SingleTokenAutoencoder, class_token_pull
 from flowlab.core.seeds import Streams
@@ -122,6 +123,19 @@ def test_weights_and_the_original_embedding_survive_saving():
     torch.testing.assert_close(again.latents(pixels), model.latents(pixels), rtol=0, atol=0)
     torch.testing.assert_close(again.original_token(pixels), model.original_token(pixels), rtol=0, atol=0)
     assert again.identity == model.identity
+
+
+@pytest.mark.parametrize("write", [save, save_official, save_diffusers])
+def test_no_file_holds_the_flow_and_saving_says_so(tmp_path, write):
+    with pytest.raises(
+        ValueError, match=r"reptok is a SingleTokenAutoencoder, which no file .* state_dict\(\)"
+    ):
+        write(_model(), tmp_path / "a")
+
+
+def test_a_latent_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"shape \(3, 32, 2, 2\); reptok decodes \(batch, 32, 1, 1\)"):
+        _model().decode(torch.zeros(3, 32, 2, 2))
 
 
 def test_faults_are_named():

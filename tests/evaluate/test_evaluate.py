@@ -118,6 +118,7 @@ def test_larger_images_are_shrunk_for_the_embedded_networks_and_the_name_says_so
     row = row_of(Pooled(), dataset, **options)
     assert (row["features"], row["perceptual_features"]) == ("digits judge at 32 px", "teacher at 32 px")
     assert row["rfid"] > 0 and row["perceptual"] > 0
+    assert row["num_tokens"] == (64 // 2) ** 2, "of the images, not of the size that Pooled was made for"
 
 
 def test_what_an_exact_round_trip_gives():

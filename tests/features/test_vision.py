@@ -178,6 +178,19 @@ def test_faults_are_named(tmp_path: Path):
         load(str(tmp_path))
 
 
+@pytest.mark.parametrize(("field", "value"), [("hidden_act", "relu"), ("layer_norm_eps", 0.1)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_tensors_do_not_tell_is_refused_where_it_is_unusual(
+    kind: str, field: str, value, tmp_path: Path
+):
+    """Every tensor would fit, and every feature would be another."""
+    network: Any = VisionEncoder(replace(SMALL[kind], affine=True)).network
+    setattr(network.config, field, value)
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"has {field} {value}; only .* can be used for {kind}"):
+        load(str(tmp_path), input_size=SMALL[kind].input_size)
+
+
 def test_half_a_folder_and_an_unknown_field_are_named(tmp_path: Path):
     from flowlab.core.weights import read_weights, write_weights
 

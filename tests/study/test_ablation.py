@@ -133,6 +133,14 @@ def test_page_and_table(tmp_path: Path) -> None:
     assert "-2.0" in lines[-1] and lines[-1].rstrip(" |").endswith("helps")
 
 
+def test_the_committed_table_is_that_of_the_committed_rows() -> None:
+    folder = Path(__file__).parents[2] / "results" / "ae_ablation"
+    settings = ablations.load(folder)
+    rows = ablations.balanced(ablations.collect(folder), settings.arms)
+    assert (folder / "table.md").read_text() == markdown(settings, rows)
+    assert settings == build("ae_ablation") and ablations.missing(settings, rows) == []
+
+
 def test_a_folder_without_rows_says_so(tmp_path: Path) -> None:
     claim(TOY, tmp_path)
     assert "No rows yet" in write(tmp_path).read_text()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.train.small import ALWAYS, PATCH, config, equal, fresh, part, steps
+from tests.train.small import ALWAYS, HEADS, PATCH, config, equal, fresh, part, steps
 
 from flowlab.autoencoders.equivariance import Plan
 from flowlab.core.pixels import to_float
@@ -75,3 +75,23 @@ def test_the_adaptive_term_pulls_as_hard_as_reconstruction_and_perceptual():
         for loss in (main.mean(), weighted)
     ]
     assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["patch", "features"])
+def test_the_limit_of_the_adaptive_weight_is_the_published_one(kind):
+    """LDM clamps a ratio of losses summed over 3 x 32 x 32 values at 1e4, RAE one of means."""
+    adversary = replace(HEADS if kind == "features" else PATCH, weight=1.0)
+    state, batch, randomness = fresh(config(adversary=adversary, precision="float32"))
+    assert batch.pixels is not None
+    trip = run_pass(state, Plan(), to_float(batch.pixels), randomness)
+    view = Adversary(
+        config=adversary,
+        state=state,
+        critic=state.fixed.critic,
+        precision="float32",
+        randomness=randomness,
+    )
+    main = 1e9 * (trip.output - trip.target).abs().flatten(1).mean(1)
+    weighted, bare = view.weighted_term(main, trip.output)
+    limit = 1e4 / 3072 if kind == "patch" else 1e4
+    assert float((weighted / bare).detach()) == pytest.approx(limit, rel=1e-5)

@@ -162,6 +162,16 @@ def test_recomputing_keeps_fewer_activations(autoencoder):
     assert kept[True] < 0.7 * kept[False], kept
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_in_nhwc_resumes_to_the_bit(tmp_path, precision):
+    """Moments come back from the file in rows; the fused update must not pair them with NHWC weights."""
+    settings = config(channels_last=True, precision=precision)
+    whole, _ = steps(settings, tmp_path / "whole")
+    steps(settings, tmp_path / "parts", until=2)
+    resumed, _ = steps(settings, tmp_path / "parts")
+    assert equal(whole.modules["autoencoder"], resumed.modules["autoencoder"])
+
+
 def test_recomputing_wraps_every_block():
     assert recompute(load("flux2")) == 3 + 1 + 6 + 1, "encoder blocks and middle, decoder blocks and middle"
     assert recompute(load("rae")) == 4 + 4
@@ -177,6 +187,22 @@ def test_lpips_takes_the_place_of_the_teachers_features(tmp_path, monkeypatch):
     assert all(value.isfinite() for record in records for value in record.scalars.values())
     _, other = steps(config(equivariance=ALWAYS), tmp_path / "embedded", until=1)
     assert float(records[0].scalars["perceptual"]) != float(other[0].scalars["perceptual"])
+
+
+# ---- semantic ----------------------------------------------------------------------------------------------
+
+
+def test_the_adaptive_semantic_weight_follows_the_reconstruction_alone():
+    weights = []
+    for kl_weight in (1e-6, 1.0):
+        settings = config(
+            semantic_weight=0.1, semantic_adaptive=True, kl_weight=kl_weight, precision="float32"
+        )
+        objective = next(iter(recipe_of(settings).objectives(*fresh(settings))))
+        found = {name: float(value) for name, value in objective.scalars.items()}
+        rest = found["reconstruction"] + 0.1 * found["perceptual"] + kl_weight * found["kl"]
+        weights.append((objective.loss.item() - rest) / found["semantic"])
+    assert weights[1] == pytest.approx(weights[0], rel=0.01)
 
 
 # ---- accumulation ------------------------------------------------------------------------------------------
@@ -212,6 +238,15 @@ FAULTS = {
         "train_encoder": False,
         "initial": "flux2",
         "semantic_weight": 0.1,
+    },
+    "reconstruction_power is 0; give 1": {"reconstruction_power": 0},
+    "kl_weight is -1.0; give 0": {"kl_weight": -1.0},
+    "adversary.weight is -0.5; give 0": {"adversary": replace(PATCH, weight=-0.5)},
+    "loop.micro_batch_size is -2; 0 turns it off": {"loop": replace(SHORT, micro_batch_size=-2)},
+    "loop.clip_norm is -1.0; 0 turns it off": {"loop": replace(SHORT, clip_norm=-1.0)},
+    "teacher_input is 'plain'; rae encodes with its teacher": {
+        "autoencoder": "rae",
+        "teacher_input": "plain",
     },
     "perceptual is 'lpips' and a path is empty": {"perceptual": "lpips"},
     "unknown perceptual term 'vgg'; choose from: embedded, lpips": {"perceptual": "vgg"},

@@ -31,10 +31,15 @@ def test_the_flow_model_sees_unit_latents_and_its_statistics_follow(tmp_path):
     state, batch, randomness = fresh(config(end_to_end=JOINT, precision="float32"))
     norm = part(state, "flow_norm")
     before = norm.running_mean.clone()
+    seen: list[torch.Tensor] = []
+    norm.register_forward_hook(lambda module, given, made: seen.append(made.detach()))
     for objective in recipe_of(config()).objectives(state, batch, randomness):
         if objective.optimiser == "autoencoder":
             assert torch.equal(norm.running_mean, before), "the encoder's pass moves no statistics"
     assert not torch.equal(norm.running_mean, before)
+    for latent in seen:  # the encoder's by the running statistics, the flow model's by its batch's own
+        assert float(latent.mean().abs()) < 0.2 and 0.8 < float(latent.std()) < 1.2
+    assert len(seen) == 2
 
 
 def test_the_scaffold_is_dropped_on_export(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 from flowlab.autoencoders import load as load_autoencoder
 from flowlab.autoencoders import save, sizes
 from flowlab.autoencoders.kl import KLSpec
-from flowlab.autoencoders.rae import PublishedRAESpec
+from flowlab.autoencoders.rae import PublishedRAESpec, RepresentationAutoencoder
 from flowlab.autoencoders.vit_decoder import ViTDecoderSpec
 from flowlab.features import vgg
 from flowlab.features.embedded import load_teacher
@@ -20,9 +20,11 @@ from flowlab.features.vision import VisionEncoder, VisionSpec
 from flowlab.presets import PRESETS
 from flowlab.train import autoencoder_config
 from flowlab.train.autoencoder import AdversaryConfig, AutoencoderConfig
+from flowlab.train.autoencoder_terms import _noisy
 from flowlab.train.frozen import load
 from flowlab.train.loop import LoopConfig
 from flowlab.train.run import recipe_of, start
+from flowlab.train.state import Randomness
 
 pytest.importorskip("transformers")
 
@@ -131,6 +133,42 @@ def test_the_full_recipe_runs_on_small_networks_of_its_kind(small_world, name):
     assert ("adversarial" in seen[-1].scalars) == bool(config.adversary.weight)
     assert recipe_of(config).preview(state)["reconstruction"].shape[1] == 3
     assert load_autoencoder(recipe_of(config).export(state, small_world)).spec.name
+
+
+def test_published_decoders_get_their_noise_before_the_whitening():
+    """Noise of known strength on features, whatever std the whitening has stored."""
+    decoder = ViTDecoderSpec(latent_channels=32, width=32, depth=1, heads=2, mlp=64, grid=3)
+    model = RepresentationAutoencoder(PublishedRAESpec(encoder=SMALL, decoder=decoder))
+    z, randomness = torch.zeros(256, 32, 3, 3), Randomness(0, torch.arange(256))
+    plain = _noisy(model, z, 0.8, randomness)
+    assert float(plain.std()) == pytest.approx(0.8 / 3**0.5, rel=0.05)  # rms of U(0, 0.8)
+    model.normalise.std.fill_(3.0)  # pyright: ignore
+    assert torch.equal(_noisy(model, z, 0.8, randomness), plain)
+
+
+def test_a_folder_needs_its_held_out_images_before_training(tmp_path):
+    for split, count in (("train", 4), ("heldout", 3)):
+        if split == "heldout":
+            with pytest.raises(ValueError, match="no split 'heldout'"):
+                start(_on_folder(tmp_path), tmp_path / "run")
+            assert not (tmp_path / "run").exists()
+        for number in range(count):
+            path = tmp_path / "images" / split / "class" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (32, 32), (number, 9, 80)).save(path)
+    state, records = start(_on_folder(tmp_path), tmp_path / "run")
+    list(records)
+    assert len(recipe_of(_on_folder(tmp_path)).preview(state)["reconstruction"]) == 6, "three over three"
+
+
+def _on_folder(where: Path) -> AutoencoderConfig:
+    return AutoencoderConfig(
+        autoencoder="flux2",
+        dataset=str(where / "images"),
+        num_images=4,
+        normalisation_images=4,
+        loop=SHORT,
+    )
 
 
 def test_a_vision_transformer_can_be_teacher_and_critic_of_an_embedded_autoencoder(tmp_path):

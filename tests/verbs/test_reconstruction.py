@@ -90,6 +90,7 @@ def test_full_size_with_random_weights(name: str, tmp_path: Path) -> None:
         (("sd", "nosuch"), "choose from: sd, flux1"),
         (("sd", "--table", "t.tex"), "choose from: md, html, csv"),
         (("sd", "--num-images", 1), "--num-images is 1; give 2 or more"),
+        (("sd", "--resolution", 0), "--resolution is 0; give 1 or more"),
         (("sd", "--speed-repeats", -1), "--speed-repeats is -1; give 0 or more"),
         (("sd", "--lpips-heads", "vgg.pth"), "needs the trunk; give --vgg"),
         (("sd", "--vgg", "nosuch.pth"), "no weights at nosuch.pth"),

@@ -39,6 +39,19 @@ class LatentSpec:
     fixed_grid: bool = False
     """Whether only that size works (positions or a whitening per position)."""
 
+    def __post_init__(self) -> None:
+        """A resolution between two multiples of the stride would count fewer tokens than its images have."""
+        if self.stride < 1 or self.resolution < 1:
+            raise ValueError(
+                f"{self.name}: stride {self.stride}, resolution {self.resolution}; give 1 or more"
+            )
+        if self.resolution % self.stride:
+            near = " or ".join(sizes_near(self.resolution, self.resolution, self.stride))
+            raise ValueError(
+                f"resolution is {self.resolution}; {self.name} takes multiples of {self.stride},"
+                f" nearest {near}"
+            )
+
     @property
     def grid(self) -> int:
         """Tokens per side at the training resolution."""
@@ -102,6 +115,17 @@ class Autoencoder(nn.Module, ABC):
         if height % spec.stride or width % spec.stride or not height or not width:
             near = " or ".join(sizes_near(height, width, spec.stride))
             raise ValueError(f"{found} multiples of {spec.stride}, nearest {near}: crop or resize first")
+
+    def check_latent(self, latent: Tensor) -> None:
+        """As `check`, for `decode`: one channel would silently be spread over all of the statistics'."""
+        spec = self.spec
+        sides = (spec.grid, spec.grid) if spec.fixed_grid else tuple(latent.shape[2:])
+        if latent.ndim != 4 or tuple(latent.shape[1:]) != (spec.channels, *sides):
+            takes = f"{spec.grid}, {spec.grid}" if spec.fixed_grid else "height, width"
+            raise ValueError(
+                f"the latent has shape {tuple(latent.shape)}; {spec.name} decodes (batch, {spec.channels},"
+                f" {takes})"
+            )
 
     @property
     def identity(self) -> str:

@@ -18,6 +18,7 @@ from flowlab.autoencoders.families import FAMILIES, family_of, possible
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.rae import PublishedRAESpec, RAESpec, RepresentationAutoencoder
 from flowlab.autoencoders.sizes import AUTOENCODERS, PUBLISHED, weights_path
+from flowlab.autoencoders.strips import InStrips
 from flowlab.core.choices import lookup
 from flowlab.core.config import from_dict, to_dict
 from flowlab.core.files import read_json
@@ -27,6 +28,7 @@ __all__ = ["load", "save", "save_diffusers", "save_official"]
 
 OWN = {"kl": KLSpec, "rae": RAESpec, "published_rae": PublishedRAESpec}
 """The specs that a file of ours can describe."""
+TITLES = {name: known.title for name, known in FAMILIES.items()} | {"rae": "RAE"}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -52,6 +54,8 @@ def load(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from: {', '.join(map(str, DTYPES))}")
+    if family is not None:
+        lookup(TITLES, family, "family")
     path = _located(name_or_path)
     if path.is_dir():
         model = _from_folder(path, variant, dtype, overrides)
@@ -68,8 +72,10 @@ def save(model: Autoencoder, path: Path) -> None:
 
     Small ones (a linear path, or an embedded teacher) as float16 with float32 statistics, any other as it is.
     """
-    if not isinstance(model, (KLAutoencoder, RepresentationAutoencoder)):
+    _check_holdable(model)
+    if isinstance(model, zoo.ZooAutoencoder):
         raise ValueError(f"{model.spec.name} belongs to diffusers; use autoencoders.save_diffusers")
+    assert isinstance(model, (KLAutoencoder, RepresentationAutoencoder)), type(model).__name__
     options = model.options
     small = options.linear_path if isinstance(options, KLSpec) else isinstance(options, RAESpec)
     tensors = {
@@ -83,6 +89,7 @@ def save(model: Autoencoder, path: Path) -> None:
 
 def save_official(model: Autoencoder, path: Path) -> None:
     """Write one file as the family's own code names it (SD, FLUX.1, FLUX.2, VA-VAE), equal to the bit."""
+    _check_holdable(model)
     if not isinstance(model, KLAutoencoder):
         raise ValueError(f"{model.spec.name} has no official single file; use autoencoders.save_diffusers")
     formats.to_official(model, Path(path))
@@ -90,6 +97,7 @@ def save_official(model: Autoencoder, path: Path) -> None:
 
 def save_diffusers(model: Autoencoder, folder: Path) -> None:
     """Write config.json and weights that diffusers' own class loads strictly, equal to the bit."""
+    _check_holdable(model)
     if isinstance(model, KLAutoencoder):
         formats.to_folder(model, Path(folder))
     elif isinstance(model, zoo.ZooAutoencoder):
@@ -97,6 +105,19 @@ def save_diffusers(model: Autoencoder, folder: Path) -> None:
     else:
         assert isinstance(model, RepresentationAutoencoder), type(model).__name__
         rae_files.to_diffusers(model, folder)
+
+
+def _check_holdable(model: Autoencoder) -> None:
+    """A ValueError for what no kind of file describes."""
+    if isinstance(model, InStrips):
+        raise ValueError(
+            f"{model.spec.name} is wrapped to run in strips; save the autoencoder that was given to InStrips"
+        )
+    if not isinstance(model, (KLAutoencoder, RepresentationAutoencoder, zoo.ZooAutoencoder)):
+        raise ValueError(
+            f"{model.spec.name} is a {type(model).__name__}, which no file describes; keep its state_dict()"
+            " and build it again"
+        )
 
 
 # ---- where it lies -----------------------------------------------------------------------------------------
@@ -141,7 +162,7 @@ def _from_folder(
         raise ValueError(f"{folder} has no config.json; give the folder that holds the autoencoder itself")
     _no_variant(variant, folder)
     config = read_json(folder / "config.json")
-    kind = config.get("_class_name")
+    kind = config.get("_class_name") if isinstance(config, dict) else None
     if kind is None:
         raise ValueError(
             f"{folder / 'config.json'} names no class; give the path of the weights in it instead"
@@ -185,9 +206,7 @@ def _from_ours(
 
 def _check_family(model: Autoencoder, family: str, path: Path) -> None:
     """A model of another family than `family` is a ValueError that names its own."""
-    wanted = lookup(
-        {name: known.title for name, known in FAMILIES.items()} | {"rae": "RAE"}, family, "family"
-    )
+    wanted = lookup(TITLES, family, "family")
     if isinstance(model, KLAutoencoder):
         if model.linear is None and family in possible(model.options):
             return

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -86,12 +87,15 @@ def from_folder(
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file, memory mapped; nothing but tensors and plain values is unpickled."""
+    """The tensors of a PyTorch file; nothing but tensors and plain values is unpickled."""
+    mappable = is_zipfile(path)  # files of before PyTorch 1.6 are not
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
     except (UnpicklingError, RuntimeError, EOFError) as problem:
-        reason = str(problem).splitlines()[0]
-        raise ValueError(f"{path} cannot be read safely ({reason}); convert it to .safetensors") from problem
+        reason = (str(problem) or "it is empty").splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read safely ({reason}); fetch it again, or convert it to .safetensors"
+        ) from problem
     content = content.get("state_dict", content) if isinstance(content, dict) else {}
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 

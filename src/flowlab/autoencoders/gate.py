@@ -188,11 +188,11 @@ def _measure(autoencoder: Autoencoder, batches: Iterable[Tensor]) -> tuple[Tenso
         z = autoencoder.latents(pixels.to(like.device, like.dtype)).float()
         means.append(z.mean((2, 3)).double().cpu())
         squares.append(z.square().mean((2, 3)).double().cpu())
-        some = max(0, NUM_ROUND_TRIPS - seen)
-        psnrs += [
-            _psnr(autoencoder.decode(part.to(like.dtype)), real)
-            for part, real in zip(z[:some].split(16), pixels[:some].split(16), strict=True)
-        ]
+        if some := max(0, NUM_ROUND_TRIPS - seen):  # no empty batch: not every model decodes one
+            psnrs += [
+                _psnr(autoencoder.decode(part.to(like.dtype)), real)
+                for part, real in zip(z[:some].split(16), pixels[:some].split(16), strict=True)
+            ]
         seen += len(batch)
         if seen >= NUM_LATENTS:
             break

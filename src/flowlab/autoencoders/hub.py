@@ -45,8 +45,8 @@ def fetch(name: str) -> Path:
         root = Path(
             snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*.fp16.*", "*.non_ema.*"])
         )
-    except OSError as problem:  # every fault of the hub and of the network is one
-        reason = str(problem).strip().splitlines()[0]
+    except Exception as problem:  # the hub's own are OSErrors; those of a proxy and of a timeout are not
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise ValueError(
             f"there is no {name} on disk, and the hub does not give it ({reason}); fetch it and give its path"
         ) from problem

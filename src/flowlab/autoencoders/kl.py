@@ -101,6 +101,7 @@ class KLAutoencoder(Autoencoder):
         return self.normalise(patchify(sample(moments, generators), self.options.patch))
 
     def decode(self, latent: Tensor) -> Tensor:
+        self.check_latent(latent)
         return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch))
 
     def decode_raw(self, z: Tensor) -> Tensor:
@@ -119,6 +120,9 @@ class KLAutoencoder(Autoencoder):
 
 def _check(spec: KLSpec) -> None:
     lookup(NORMALISATIONS, spec.normalisation, "latent normalisation")
+    for field in ("latent_channels", "channels", "multipliers", "num_res_blocks", "groups", "scale"):
+        if not getattr(spec, field):
+            raise ValueError(f"{field} is {getattr(spec, field)!r}; give more than nothing")
     for width in [c * m for c in (spec.channels, spec.decoder_channels or 0) for m in spec.multipliers]:
         if width % spec.groups:
             raise ValueError(f"{width} channels cannot form {spec.groups} groups; set groups to a divisor")

@@ -85,6 +85,7 @@ class RepresentationAutoencoder(Autoencoder):
         return self.normalise(moments.mean)
 
     def decode(self, latent: Tensor) -> Tensor:
+        self.check_latent(latent)
         return self.decode_raw(self.normalise.inverse(latent))
 
     def decode_raw(self, z: Tensor) -> Tensor:

@@ -71,6 +71,7 @@ class ZooAutoencoder(Autoencoder):
         return patchify(z, self.patch)
 
     def decode(self, latent: Tensor) -> Tensor:
+        self.check_latent(latent)
         return self.decode_raw(unpatchify(latent, self.patch) * self.std + self.mean)
 
     def decode_raw(self, z: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def evaluate(
     )
     row |= _rfid(*features) if judge is not None else {"rfid": math.nan, "rfid_se": math.nan}
     row["features"] = _seen_at(judge_name, dataset.resolution, judge and JUDGE_SIDE)
-    return row | ({"vgg": vgg.name} if vgg is not None else {}) | _about(autoencoder)
+    return row | ({"vgg": vgg.name} if vgg is not None else {}) | _about(autoencoder, dataset.resolution)
 
 
 def reconstruct(
@@ -162,11 +162,11 @@ def _rfid(originals: list[Tensor], outputs: list[Tensor]) -> dict[str, float]:
     }
 
 
-def _about(autoencoder: Autoencoder) -> dict[str, Any]:
+def _about(autoencoder: Autoencoder, resolution: int) -> dict[str, Any]:
     spec = autoencoder.spec
     return {
         "channels": spec.channels,
-        "num_tokens": spec.num_tokens,
+        "num_tokens": (resolution // spec.stride) ** 2,  # of these images, not of the trained size
         "stride": spec.stride,
         "bits_per_pixel": spec.bits_per_pixel,
         "parameters": sum(parameter.numel() for parameter in autoencoder.parameters()),

@@ -243,7 +243,7 @@ def load(folder_or_id: str, **overrides: Any) -> VisionEncoder:
     """An encoder from a folder that `save_pretrained` wrote, or from a hub id.
 
     Sizes come from its config.json; `overrides` replace fields of VisionSpec, such as `input_size` (by
-    default the size that gives a grid of 16). Missing or unfit weights are a ValueError.
+    default the size that gives a grid of 16). Unfit weights or settings are a ValueError.
     """
     transformers = _transformers()
     whole = _fetched(folder_or_id, lambda: transformers.AutoConfig.from_pretrained(folder_or_id))
@@ -255,6 +255,10 @@ def load(folder_or_id: str, **overrides: Any) -> VisionEncoder:
     if info["missing_keys"]:
         raise ValueError(f"{folder_or_id} lacks {min(info['missing_keys'])!r} of {model_class.__name__}")
     encoder = VisionEncoder(spec)
+    for field in ("hidden_act", "layer_norm_eps"):  # no tensor tells them
+        own, theirs = (getattr(network.config, field) for network in (encoder.network, loaded))
+        if own != theirs:
+            raise ValueError(f"{folder_or_id} has {field} {theirs}; only {own} can be used for {spec.kind}")
     norm = f"{encoder.kind.norm}."
     kept = {
         name: tensor.float()
@@ -279,8 +283,7 @@ def _fetched(folder_or_id: str, fetch: Callable[[], Any]) -> Any:
 def _spec_of(config: Any, overrides: dict[str, Any]) -> VisionSpec:
     kinds = {kind.model_type: name for name, kind in KINDS.items()}
     kind = lookup(kinds, config.model_type, "type of vision encoder")
-    half = kind == "siglip2"
-    width = config.hidden_size
+    half, width = kind == "siglip2", config.hidden_size
     spec = VisionSpec(
         kind=kind,
         width=width,

@@ -3,7 +3,8 @@
 LDM sums |x - y| + LPIPS over the N = 3 x 256 x 256 values of an image, and KL over its latent. Here
 reconstruction and LPIPS are means, so the whole is divided by N: 1 x L1, 1 x LPIPS, and KL in summed nats at
 1e-6 / N = 5.1e-12. Adam does not feel the common factor; adaptive weights are ratios of gradients and keep
-their published value. REPA-E averages L1 and LPIPS but sums KL, as here: its 1e-6 stays 1e-6.
+their published value, but LDM's limit of 1e4 on the PatchGAN's is 1e4 / N = 0.051. REPA-E averages L1 and
+LPIPS but sums KL, as here: its 1e-6 stays 1e-6.
 
 None was run to its end by us; expected numbers are the authors'. Files asked for: images as class folders
 in data/imagenet/{train,heldout}, and the two published files of LPIPS in data/. Teachers, and weights to

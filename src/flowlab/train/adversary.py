@@ -25,6 +25,8 @@ from flowlab.train.state import Objective, Randomness, TrainState
 
 __all__ = ["Adversary", "build", "last_decoder_weight"]
 
+LIMIT = 1e4  # of the adaptive ratio. LDM's is of losses summed over an image: about 1e5 at 256 px: it binds
+
 
 def build(config: AdversaryConfig, critic: Frozen | None) -> nn.Module:
     """A fresh discriminator; `critic` is the frozen network under its heads where it has heads."""
@@ -69,8 +71,9 @@ class Adversary:
         weight: Tensor | float = self.config.weight
         if self.config.adaptive:
             parameter = last_decoder_weight(model)
+            limit = LIMIT / output[0].numel() if self.config.kind == "patch" else LIMIT
             weight = weight * losses.adaptive_weight(
-                main.mean(), bare, parameter, epsilon=self.config.epsilon
+                main.mean(), bare, parameter, limit, epsilon=self.config.epsilon
             )
         return weight * bare, bare
 

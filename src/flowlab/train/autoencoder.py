@@ -38,6 +38,7 @@ __all__ = ["AUTOENCODER", "AdversaryConfig", "AutoencoderConfig", "EndToEndConfi
 
 def load_data(config: AutoencoderConfig) -> Dataset:
     """The training images."""
+    _held_out(config)  # previews need it: missing, it is missed now and not after the first save
     side = resolution_of(config.autoencoder)
     return datasets.load(
         config.dataset, "train", num_images=config.num_images, resolution=side, resize=config.resize
@@ -94,7 +95,7 @@ def _autoencoder_objective(
         loss = loss + config.scale_weight * found["scale"]
     if config.semantic_weight and target is not None:
         found["semantic"] = terms.semantic_term(state, trip.moments.mean, target)
-        loss = loss + terms.semantic_weight(config, model, loss, found["semantic"]) * found["semantic"]
+        loss = loss + terms.semantic_weight(config, model, image, found["semantic"]) * found["semantic"]
     if drawn is not None:
         joint = config.end_to_end
         found["alignment"] = end_to_end.alignment(joint, state.modules, drawn, state.device, config.precision)
@@ -126,8 +127,10 @@ def _teacher_tokens(fixed: Fixed, pixels: Tensor) -> Tensor | None:
 
 
 def preview(state: TrainState) -> dict[str, Tensor]:
-    """Eight held-out originals over their reconstructions by the EMA weights."""
-    pixels = _held_out(state.fixed.config, 8)
+    """Eight held-out originals (fewer if there are) over their reconstructions by the EMA weights."""
+    held_out = _held_out(state.fixed.config)
+    pixels = held_out.read(torch.arange(min(8, len(held_out)))).pixels
+    assert pixels is not None, "autoencoders train on pixels"
     model = finished(state)
     with torch.no_grad():
         output = model.decode(model.latents(to_float(pixels).to(state.device)))
@@ -163,9 +166,6 @@ AUTOENCODER = Recipe(
 )
 
 
-def _held_out(config: AutoencoderConfig, num: int) -> Tensor:
+def _held_out(config: AutoencoderConfig) -> Dataset:
     side = resolution_of(config.autoencoder)
-    held_out = datasets.load(config.dataset, "heldout", num_images=num, resolution=side, resize=config.resize)
-    pixels = held_out.read(torch.arange(num)).pixels
-    assert pixels is not None
-    return pixels
+    return datasets.load(config.dataset, "heldout", resolution=side, resize=config.resize)

@@ -74,7 +74,8 @@ class AdversaryConfig:
     """A key of DISCRIMINATORS."""
     adaptive: bool = True
     """Scale to the gradient of reconstruction + perceptual at the decoder's last layer (Esser et al. 2021,
-    eq. 7), a ratio, so that the weight means the same whatever the reductions."""
+    eq. 7), a ratio, so that the weight means the same whatever the reductions. Its limit of 1e4 does not:
+    patch takes LDM's, on sums over an image (1e4 / 3 H W on means, which binds), features RAE's, on means."""
     epsilon: float = 1e-4
     """Added to the adaptive ratio's denominator; RAE 1e-6."""
     discriminator_start: int = 0
@@ -143,7 +144,8 @@ class AutoencoderConfig:
     end_to_end: EndToEndConfig = field(default_factory=EndToEndConfig)
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     latent_noise: float = 0.0
-    """RAE decoders: noise of standard deviation U(0, latent_noise) on the whitened latent."""
+    """RAE decoders: noise of standard deviation U(0, latent_noise), on the whitened latent of the embedded
+    ones, on the features before it (as published) of the others."""
     normalisation_images: int = 4096
     """Training images behind the latent's normalisation."""
     ema_decay: float = 0.995
@@ -167,6 +169,7 @@ def validate(config: AutoencoderConfig) -> None:
     lookup(TEACHER_INPUTS, config.teacher_input, "teacher input")
     if config.num_images < 1 or config.normalisation_images < 2:
         raise ValueError(f"{config.num_images=}, {config.normalisation_images=}; ask for at least 1 and 2")
+    _check_weights(config)
     if config.latent_noise and isinstance(spec, KLSpec):
         raise ValueError(f"latent_noise is {config.latent_noise}; only representation autoencoders take it")
     _check_encoder(config, is_kl=isinstance(spec, KLSpec))
@@ -190,11 +193,34 @@ def resolution_of(name: str) -> int:
 # ---- faults ------------------------------------------------------------------------------------------------
 
 
+def _check_weights(config: AutoencoderConfig) -> None:
+    """A negative weight would reward what it is to punish; a power of 0 sees no difference at all."""
+    if config.reconstruction_power not in (1, 2):
+        raise ValueError(f"reconstruction_power is {config.reconstruction_power}; give 1 (L1) or 2 (L2)")
+    weights = {
+        name: getattr(config, name)
+        for name in ("perceptual_weight", "kl_weight", "semantic_weight", "scale_weight", "latent_noise")
+    }
+    weights |= {
+        "end_to_end.weight": config.end_to_end.weight,
+        "end_to_end.flow_weight": config.end_to_end.flow_weight,
+        "adversary.weight": config.adversary.weight,
+    }
+    for name, value in weights.items():
+        if value < 0:
+            raise ValueError(f"{name} is {value}; give 0, which turns it off, or more")
+
+
 def _check_encoder(config: AutoencoderConfig, is_kl: bool) -> None:
     """Terms that shape the encoder need one that learns; a frozen one needs weights."""
     if not config.train_encoder and not config.initial:
         raise ValueError(
             "train_encoder is False and initial is empty; give the weights whose decoder to tune"
+        )
+    if not is_kl and config.teacher_input != "published":
+        raise ValueError(
+            f"teacher_input is {config.teacher_input!r}; {config.autoencoder} encodes with its teacher, "
+            "set it to 'published'"
         )
     asked = {
         "semantic_weight": config.semantic_weight,

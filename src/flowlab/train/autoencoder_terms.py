@@ -12,7 +12,7 @@ from flowlab.autoencoders import losses
 from flowlab.autoencoders.base import Autoencoder, Moments, sample
 from flowlab.autoencoders.equivariance import Plan, admissible_sides, draw_plan, draw_reduction
 from flowlab.autoencoders.kl import KLAutoencoder
-from flowlab.autoencoders.rae import RepresentationAutoencoder
+from flowlab.autoencoders.rae import RepresentationAutoencoder, StoredWhitening
 from flowlab.core.devices import autocast
 from flowlab.core.seeds import Streams
 from flowlab.flow.alignment import match_tokens
@@ -103,7 +103,10 @@ def semantic_term(state: TrainState, mean: Tensor, target: Tensor) -> Tensor:
 def semantic_weight(
     config: AutoencoderConfig, model: Autoencoder, main: Tensor, extra: Tensor
 ) -> Tensor | float:
-    """The weight as configured, or scaled to the gradient of `main` at the encoder's last layer."""
+    """The weight as configured, or scaled to the gradient of `main` at the encoder's last layer.
+
+    `main` (B,) is reconstruction plus perceptual: a KL or scale term beside them must not raise it.
+    """
     if not config.semantic_adaptive:
         return config.semantic_weight
     assert isinstance(model, KLAutoencoder), "the adaptive weight is measured at a KL encoder's last layer"
@@ -128,13 +131,18 @@ def _perceptual(fixed: Fixed, output: Tensor, target: Tensor) -> Tensor:
 
 
 def _noisy(model: Autoencoder, z: Tensor, noise: float, randomness: Randomness) -> Tensor:
-    """Whitened noise of random strength per image (RAE's decoder training), or `z` as it is."""
+    """Noise of random strength per image (RAE's decoder training), or `z` as it is.
+
+    The embedded ones were trained with it on the whitened latent; RAE's code adds it to the bare features.
+    """
     if not noise:
         return z
     assert isinstance(model, RepresentationAutoencoder), "latent_noise belongs to representation autoencoders"
     streams = randomness("latent noise")
-    sigma = noise * streams.uniform(1, 1, 1)
-    return model.normalise.inverse(model.normalise(z) + sigma * streams.normal(*z.shape[1:]))
+    added = noise * streams.uniform(1, 1, 1) * streams.normal(*z.shape[1:])
+    if isinstance(model.normalise, StoredWhitening):
+        return z + added
+    return model.normalise.inverse(model.normalise(z) + added)
 
 
 def _sides(model: torch.nn.Module) -> tuple[list[int], int]:

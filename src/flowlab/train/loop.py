@@ -13,7 +13,7 @@ from flowlab.core import checkpoints
 from flowlab.core.weights import load_strict
 from flowlab.data.batch import Batch, Dataset
 from flowlab.data.loader import batches
-from flowlab.train.optim import rate_factor
+from flowlab.train.optim import rate_factor, restore
 from flowlab.train.state import Objective, Randomness, Recipe, Record, TrainState
 
 __all__ = ["LoopConfig", "load_state", "train"]
@@ -112,6 +112,9 @@ def validate(config: LoopConfig) -> None:
     for name in ("batch_size", "num_steps", "check_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; it must be at least 1")
+    for name in ("micro_batch_size", "clip_norm"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"loop.{name} is {getattr(config, name)}; 0 turns it off, give that or more")
     if config.micro_batch_size and config.batch_size % config.micro_batch_size:
         raise ValueError(f"{config.micro_batch_size=} does not divide {config.batch_size=}")
 
@@ -177,7 +180,7 @@ def load_state(state: TrainState, path: Path) -> None:
     for name, trainable in state.optimisers.items():
         unstepped = name in counters.get("unstepped", ())
         tensors = {} if unstepped else _group(groups, f"optimiser.{name}", path)
-        trainable.optimiser.load_state_dict(checkpoints.unpack(counters["optimisers"][name], tensors))
+        restore(trainable.optimiser, checkpoints.unpack(counters["optimisers"][name], tensors))
     state.step, state.images_seen = counters["step"], counters["images_seen"]
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flowlab.core.choices import lookup
 
-__all__ = ["OPTIMISERS", "SCHEDULES", "OptimiserConfig", "build", "rate_factor", "validate"]
+__all__ = ["OPTIMISERS", "SCHEDULES", "OptimiserConfig", "build", "rate_factor", "restore", "validate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ class Muon(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore both halves."""
         for part, state in zip(self._parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
+            restore(part, state)
 
 
 def _adamw(params: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.optim.Optimizer:
@@ -96,6 +96,19 @@ def build(params: Iterable[nn.Parameter], config: OptimiserConfig) -> torch.opti
     """The optimiser named in `config` over `params`."""
     validate(config)
     return lookup(OPTIMISERS, config.name, "optimiser")(params, config)
+
+
+def restore(optimiser: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load a state; moments then lie in memory as their parameters do.
+
+    Files hold rows. Fused kernels walk a parameter and its moments as two lines of numbers, and would pair
+    those of an NHWC weight with moments of other places, without an error.
+    """
+    optimiser.load_state_dict(saved)
+    for param, state in optimiser.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == param.shape:
+                state[name] = torch.empty_like(param, dtype=value.dtype).copy_(value)
 
 
 # ---- schedules: progress in [0, 1] -> factor ---------------------------------------------------------------

@@ -108,6 +108,7 @@ def _check(options: ReconstructionOptions) -> None:
         ("speed-batch", options.speed_batch, 1),
         ("batch-size", options.batch_size, 1),
         ("viewer-images", options.viewer_images, 1),
+        ("resolution", options.resolution, 1),
         ("num-images", options.num_images, 2),  # a standard error needs two
     ):
         if value is not None and value < least:
