@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.normalise import patchify
+from flowlab.autoencoders.sizes import build
 from flowlab.core.seeds import Streams
 
 SMALL = {"channels": 8, "multipliers": (1, 2), "groups": 4, "num_res_blocks": 1, "resolution": 16}
@@ -144,3 +145,9 @@ def test_wrong_pixels_are_named(pixels, message):
 def test_unknown_normalisation_lists_the_names():
     with pytest.raises(ValueError, match="choose from: scale_shift, batchnorm, whitening"):
         KLAutoencoder(KLSpec(latent_channels=2, normalisation="layer", **SMALL))
+
+
+@pytest.mark.parametrize("side", [30, 36])
+def test_encode_never_crops_in_silence(side):
+    with pytest.raises(ValueError, match="multiples of 8"):
+        build("flux2").encode(torch.zeros(1, 3, 32, side))

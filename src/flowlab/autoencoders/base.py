@@ -75,7 +75,7 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, pixels: Tensor) -> Moments:
-        """(B, 3, H, W) in [-1, 1] => moments."""
+        """(B, 3, H, W) in [-1, 1] => moments; a size that would be cropped in silence is a ValueError."""
 
     @abstractmethod
     def to_latent(self, moments: Moments, generators: Streams | None = None) -> Tensor:

@@ -91,6 +91,7 @@ class KLAutoencoder(Autoencoder):
         self.linear = LinearPath(spec.stride, tokens, spec.patch) if spec.linear_path else None
 
     def encode(self, pixels: Tensor) -> Moments:
+        self.check(pixels)
         pixels = pixels.to(self.encoder.conv_in.weight.dtype)
         mean, logvar = self.encoder(pixels).chunk(2, dim=1)  # (B, c, H / f, W / f) each
         if self.linear is not None:

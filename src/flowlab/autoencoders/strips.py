@@ -66,6 +66,7 @@ class InStrips(Autoencoder):
 @torch.no_grad()
 def encode_in_strips(model: KLAutoencoder, pixels: Tensor, rows: int = ROWS) -> Moments:
     """As `model.encode`, for pixels (B, 3, H, W) in [-1, 1] of any multiple of the stride; no gradients."""
+    model.check(pixels)
     pixels = pixels.to(model.encoder.conv_in.weight.dtype)
     mean, logvar = _encoder(model.encoder, pixels, rows).chunk(2, dim=1)
     if model.linear is not None:
@@ -76,6 +77,7 @@ def encode_in_strips(model: KLAutoencoder, pixels: Tensor, rows: int = ROWS) -> 
 @torch.no_grad()
 def decode_in_strips(model: KLAutoencoder, latent: Tensor, rows: int = ROWS) -> Tensor:
     """As `model.decode`: final latent (B, c, h, w) => pixels (B, 3, H, W); no gradients."""
+    model.check_latent(latent)
     return _decode_raw(model, unpatchify(model.normalise.inverse(latent), model.options.patch), rows)
 
 

@@ -18,6 +18,8 @@ class EncodeOptions:
     """A split of the data set; `all` for a folder without splits."""
     num_images: int | None = None
     """The first so many images; by default all."""
+    resize: str = "exact"
+    """What a folder's images go through: exact (they have the size already) or adm (ADM's centre crop)."""
     out: Path | None = None
     """The cache's folder; by default runs/cache/NAME_DATASET_SPLIT. The same command finishes it."""
     flips: bool = False
@@ -65,7 +67,11 @@ def encode(autoencoder: str, options: EncodeOptions) -> None:
     device = default_device()
     model = autoencoders.load(autoencoder).to(device)
     images = datasets.load(
-        options.dataset, options.split, num_images=options.num_images, resolution=model.spec.resolution
+        options.dataset,
+        options.split,
+        num_images=options.num_images,
+        resolution=model.spec.resolution,
+        resize=options.resize,
     )
     name = f"{model.spec.name}_{Path(options.dataset).name}_{options.split}"
     folder = options.out or Path("runs/cache") / name
