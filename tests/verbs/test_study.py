@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import subprocess
 import sys
@@ -95,7 +96,9 @@ def _sweep(folder: Path, capsys: Capture) -> None:
 @pytest.mark.slow
 def test_ctrl_c_loses_at_most_the_cell_in_hand(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "flowlab", "study", "run", "quickstart", "--debug", "--workers", "1"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(words, cwd=tmp_path, preexec_fn=heard, **pipes)
     assert process.stdout is not None and process.stderr is not None
     seen = next(line for line in process.stdout if line.startswith("[2/4]"))  # the first run has ended
     process.send_signal(signal.SIGINT)
