@@ -8,7 +8,7 @@ photographs of scikit-image whose docstring puts them in the public domain or un
 from __future__ import annotations
 
 import importlib.resources
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -63,9 +63,11 @@ class Digits:
     def __init__(self, split: str, num_images: int, seed: int, resolution: int, style: DigitStyle):
         self.split, self.seed, self.resolution, self.style = split, seed, resolution, style
         self._num_images = num_images
-        self._fields, labels = ink_fields()  # (1797, 1, 64, 64), (1797,)
-        self.sources = _digit_sources(labels)[split]  # (n,)
-        self._labels = labels
+
+    @cached_property
+    def sources(self) -> Tensor:
+        """(n,) int64: the source digits of the split. Made when first read, as a name costs no seconds."""
+        return _digit_sources(ink_fields()[1])[self.split]
 
     @property
     def identity(self) -> str:
@@ -82,7 +84,7 @@ class Digits:
         """Pixels uint8 (B, 3, H, W) and labels of images `indices` (B,)."""
         indices = checked(indices, len(self))
         pixels = flipped(self.views(indices, self._streams(indices)), flip)
-        return Batch(index=indices, pixels=pixels, label=self._labels[self._source(indices)], flip=flip)
+        return Batch(index=indices, pixels=pixels, label=self._label(indices), flip=flip)
 
     def views(self, indices: Tensor, streams: Streams) -> Tensor:
         """New renderings uint8 (B, 3, H, W) of the source digits of images `indices`, posed by `streams`.
@@ -91,20 +93,22 @@ class Digits:
         """
         assert len(indices) == len(streams), f"{len(indices)} indices, {len(streams)} streams"
         looks = draw_looks(streams, self.style)
-        return render(self._fields, self._source(indices), looks, self.resolution, self.style.edge_width)
+        return render(ink_fields()[0], self._source(indices), looks, self.resolution, self.style.edge_width)
 
     def attributes(self, indices: Tensor) -> dict[str, Tensor]:
         """What the images (B,) show: `source` and `label` int64, and the looks of `draw_looks`."""
         indices = checked(indices, len(self))
-        source = self._source(indices)
         return {
-            "source": source,
-            "label": self._labels[source],
+            "source": self._source(indices),
+            "label": self._label(indices),
             **draw_looks(self._streams(indices), self.style),
         }
 
     def _source(self, indices: Tensor) -> Tensor:
         return self.sources[indices % len(self.sources)]
+
+    def _label(self, indices: Tensor) -> Tensor:
+        return ink_fields()[1][self._source(indices)]
 
     def _streams(self, indices: Tensor) -> Streams:
         return Streams.for_samples(self.seed, indices, purpose=f"digits {self.split}")
