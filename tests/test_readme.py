@@ -90,10 +90,8 @@ def test_every_line_of_the_tree_says_what_it_is() -> None:
 
 def _commands() -> list[str]:
     blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", README.read_text(), re.DOTALL)
-    lines = (
-        line.split("#")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()
-    )
-    return [line for line in lines if line]
+    lines = (line for block in blocks for line in block.replace("\\\n", " ").splitlines())
+    return [words for line in lines if (words := re.split(r"(?:^|\s)#\s", line)[0].strip())]
 
 
 def test_there_are_two_commands_to_start_with() -> None:
@@ -155,6 +153,13 @@ def test_your_own_autoencoder_as_the_readme_shows_it(
     printed = capsys.readouterr().out
     assert "(16, 16, 16, 16) (16, 3, 64, 64)" in printed and "failed" in printed
     assert (tmp_path / "official.safetensors").is_file()
+
+
+def test_generating_as_the_readme_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    section = README.read_text().split("## Generate and edit")[1].split("\n## ")[0]
+    (snippet,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    exec(snippet, {})
+    assert "(4, 3, 64, 64) a red star above a #3366CC ring" in capsys.readouterr().out
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import io
 import sys
 
 from flowlab import __version__
-from flowlab.verbs import evaluate, reconstruction, study
+from flowlab.verbs import evaluate, reconstruction, scenes, study
 from flowlab.verbs.console import Group, Verb, dispatch, guarded
 from flowlab.verbs.doctor import DoctorOptions, doctor
 from flowlab.verbs.encode import EncodeOptions, encode, shipped
@@ -64,17 +64,22 @@ VERBS: dict[str, Verb | Group] = {
     "generate": Verb(
         run=generate,
         options=GenerateOptions,
-        summary="Sample images from a model file; each PNG says how it was made.",
+        summary="Make images from prompts, or from classes of a model file; each PNG says how it was made.",
         examples=(
+            'flowlab generate "a red star above a #3366CC ring"',
+            'flowlab generate "make the star blue" --references star.png --seed 3 --num-images 4',
+            "flowlab generate --prompts prompts.jsonl --model path/to/flux2 --dry-run",
+            "flowlab generate --from samples/00000.png",
             "flowlab generate runs/flow_flux2_digits/model.safetensors --num-images 64 --shift 2.95",
             "flowlab generate model.safetensors --classes 3 8 --guidance 2 --sampler heun --out eights",
         ),
-        subject="MODEL",
-        config=sampling,
+        subject="PROMPT",
+        several=True,
+        optional=True,
         if_stopped="no image was written",
     ),
     "evaluate": Group(
-        "Measure: what an autoencoder loses, or how far generated images are from real ones.",
+        "Measure: what an autoencoder loses, how far images are from real ones, or from their prompts.",
         {
             "reconstruction": Verb(
                 run=reconstruction.evaluate_reconstruction,
@@ -103,6 +108,18 @@ VERBS: dict[str, Verb | Group] = {
                 subject="MODEL",
                 config=sampling,
                 if_stopped="rows that were printed were kept",
+            ),
+            "scenes": Verb(
+                run=scenes.evaluate_scenes,
+                options=scenes.ScenesOptions,
+                summary="What a model's images of held-out scenes show of what their prompts ask for.",
+                examples=(
+                    "flowlab evaluate scenes",
+                    "flowlab evaluate scenes runs/mine/model.safetensors --num-prompts 100 --kinds text hex",
+                ),
+                subject="MODEL",
+                optional=True,
+                if_stopped="images of the kinds that were done were kept, tables were not written",
             ),
         },
     ),

@@ -11,6 +11,7 @@ from flowlab.autoencoders.strips import InStrips
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.core.weights import write_weights
 from flowlab.data.embedded import digits, photos
+from flowlab.data.scenes import scenes
 from flowlab.metrics.paired import psnr
 
 FLOOR_DB = {
@@ -21,6 +22,7 @@ FLOOR_DB = {
     "flux2": 27.0,
     "rae": 23.0,
     "flux2_photos": 34.0,
+    "flux2_scenes": 29.0,
 }
 CHANNELS = {
     "sd": 4,
@@ -30,12 +32,17 @@ CHANNELS = {
     "flux2": 32,
     "rae": 64,
     "flux2_photos": 32,
+    "flux2_scenes": 32,
 }
 
 
 @pytest.fixture(scope="module")
 def held_out() -> dict[str, torch.Tensor]:
-    sets = {"digits": digits("heldout", num_images=397), "photos": photos("heldout")}
+    sets = {
+        "digits": digits("heldout", num_images=397),
+        "photos": photos("heldout"),
+        "scenes": scenes("heldout", num_images=200),
+    }
     batches = {name: data.read(torch.arange(len(data))) for name, data in sets.items()}
     return {name: batch.pixels for name, batch in batches.items() if batch.pixels is not None}
 
@@ -43,12 +50,13 @@ def held_out() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_shipped_weights_reconstruct_held_out_images(name, held_out):
     model = load(name)
-    images = held_out["photos" if name == "flux2_photos" else "digits"]
+    images = held_out[name.removeprefix("flux2_") if name in ("flux2_photos", "flux2_scenes") else "digits"]
     with torch.no_grad():
         latent = model.latents(to_float(images))
         output = to_uint8(model.decode(latent))
-    assert latent.shape == (len(images), CHANNELS[name], 4, 4)
-    assert (model.spec.stride, model.spec.channels, model.spec.num_tokens) == (8, CHANNELS[name], 16)
+    grid = model.spec.resolution // 8
+    assert latent.shape == (len(images), CHANNELS[name], grid, grid) and images.shape[-1] == 8 * grid
+    assert (model.spec.stride, model.spec.channels, model.spec.num_tokens) == (8, CHANNELS[name], grid**2)
     assert float(psnr(output, images).mean()) > FLOOR_DB[name]
     assert abs(float(latent.mean())) < 0.1 and 0.9 < float(latent.std()) < 1.1
     assert weights_path(name).stat().st_size < 5_000_000

@@ -36,6 +36,6 @@ def test_folder_with_and_without_splits(tmp_path):
 
 def test_unknown_name_lists_the_names():
     with pytest.raises(
-        ValueError, match="unknown dataset 'mnist'; choose from: digits, photos, or give a folder"
+        ValueError, match="unknown dataset 'mnist'; choose from: digits, photos, scenes, or give"
     ):
         load("mnist", "train")

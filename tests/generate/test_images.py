@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from flowlab.core.seeds import Streams
-from flowlab.generate.images import read_facts, read_folder, write_folder
+from flowlab.generate.images import read_facts, read_folder, shared, write_folder
 
 
 def _images(n: int = 3) -> torch.Tensor:
@@ -27,6 +27,13 @@ def test_images_and_facts_survive(tmp_path: Path) -> None:
         path = tmp_path / "out" / entry["file"]
         assert np.array_equal(np.asarray(Image.open(path)), image.permute(1, 2, 0).numpy())
         assert read_facts(path) == {"model": "abc", "shift": 2.95, **entry} and given.items() <= entry.items()
+
+
+def test_what_images_share_is_told_once() -> None:
+    facts = [{"seed": 5, "index": i, "references": []} for i in range(3)]
+    common, own = shared(facts)
+    assert common == {"seed": 5, "references": []} and own == [{"index": i} for i in range(3)]
+    assert [{**common, **one} for one in own] == facts
 
 
 def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:

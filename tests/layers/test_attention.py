@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowlab.layers import attention
 from flowlab.layers.attention import SMALL, SelfAttention, attend
 from flowlab.layers.rope import apply_rope, rope_table
 
@@ -30,11 +29,19 @@ def test_equals_the_definition_on_both_sides_of_the_switch(num_keys: int) -> Non
     torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
-def test_the_switch_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_switch_changes_nothing() -> None:
     q, k, v = torch.randn(3, 2, 3, 16, 8)
-    written_out = attend(q, k, v)
-    monkeypatch.setattr(attention, "SMALL", 0)
-    torch.testing.assert_close(attend(q, k, v), written_out)
+    torch.testing.assert_close(attend(q, k, v, small=0), attend(q, k, v))
+
+
+@pytest.mark.parametrize("small", [0, 64])
+def test_masked_keys_are_as_if_absent(small: int) -> None:
+    q, k, v = torch.randn(3, 2, 3, 16, 8)
+    mask = torch.ones(2, 1, 1, 16, dtype=torch.bool)
+    mask[1, ..., 5:] = False
+    out = attend(q, k, v, mask=mask, small=small)
+    torch.testing.assert_close(out[:1], plain(q[:1], k[:1], v[:1]))
+    torch.testing.assert_close(out[1:], plain(q[1:], k[1:, :, :5], v[1:, :, :5]))
 
 
 def test_bfloat16_stays_near_float32() -> None:

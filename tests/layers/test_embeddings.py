@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowlab.layers.embeddings import TimeEmbedding, sincos_2d, sinusoid
+from flowlab.layers.embeddings import TimeEmbedding, VectorEmbedding, sincos_2d, sinusoid
 
 
 def test_sinusoid_has_cosines_first_and_divides_by_the_half() -> None:
@@ -55,3 +55,9 @@ def test_bad_widths_are_refused() -> None:
         sincos_2d(10, 2, 2)
     with pytest.raises(AssertionError, match="even"):
         sinusoid(torch.zeros(1), 7)
+
+
+def test_a_vector_passes_two_layers_with_silu_between() -> None:
+    layer, x = VectorEmbedding(6, 10), torch.randn(3, 6)
+    inner = layer.in_layer(x)
+    torch.testing.assert_close(layer(x), layer.out_layer(inner * torch.sigmoid(inner)))

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowlab.layers.rope import apply_rope, rope_table
+from flowlab.layers.rope import apply_rope, rope_planes, rope_table, turn
 
 AXES = (4, 8, 12)
 
@@ -70,3 +70,15 @@ def test_half_precision_is_turned_in_float32() -> None:
     x = torch.randn(1, 1, 4, 24).bfloat16()
     table = rope_table(torch.randint(0, 99, (4, 3)), AXES, 1e4)
     assert torch.equal(apply_rope(x, table), apply_rope(x.float(), table).bfloat16())
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_turn_equals_apply_rope_in_its_own_layout(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = torch.randint(0, 50, (5, 3) if shared else (2, 5, 3))
+    qk = torch.randn(2, 5, 2, 4, 24)  # (B, N, 2, H, D)
+    table = rope_table(ids, AXES, 2000.0)
+    expected = torch.stack([apply_rope(x.transpose(1, 2), table).transpose(1, 2) for x in qk.unbind(2)], 2)
+    planes = rope_planes(ids, AXES, 2000.0)
+    torch.testing.assert_close(turn(qk, planes), expected)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    torch.testing.assert_close(turn(qk, planes), expected)

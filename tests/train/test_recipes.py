@@ -28,6 +28,7 @@ from flowlab.train.features import contrastive
 from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig, draw_times, ensure_latents
 from flowlab.train.loop import LoopConfig
 from flowlab.train.run import check_folder, recipe_of, run, start
+from flowlab.train.text_flow import TextFlowConfig
 
 SHORT = LoopConfig(batch_size=8, num_steps=4, save_steps=(2,))
 
@@ -45,7 +46,7 @@ def flow(tmp_path: Path, **changes) -> FlowConfig:
 @pytest.mark.parametrize("name", PRESETS)
 def test_debug_presets_train_and_export(tmp_path, name):
     config = PRESETS[name](debug=True)
-    if isinstance(config, FlowConfig):
+    if isinstance(config, FlowConfig | TextFlowConfig):
         config = replace(config, cache=str(tmp_path / "cache"))
     exported = run(config, tmp_path / "run")
     assert exported.is_file() and exported.parent == tmp_path / "run"

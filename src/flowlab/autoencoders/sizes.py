@@ -21,7 +21,7 @@ __all__ = ["AUTOENCODERS", "PUBLISHED", "build", "name_of", "weights_path"]
 WEIGHTS = Path(__file__).parent / "weights"
 
 
-def _small(latent_channels: int, normalisation: str) -> KLSpec:
+def _small(latent_channels: int, normalisation: str, resolution: int = 32) -> KLSpec:
     """32 px => 8 x 8 x latent_channels => 4 x 4 tokens of 4 latent_channels."""
     return KLSpec(
         latent_channels=latent_channels,
@@ -33,12 +33,12 @@ def _small(latent_channels: int, normalisation: str) -> KLSpec:
         quant_conv=False,
         normalisation=normalisation,
         linear_path=True,
-        resolution=32,
+        resolution=resolution,
     )
 
 
 # Trained on 16,384 images of `digits` by `flowlab train ae_<name>_digits`, measured on 1,000 held-out ones by
-# `flowlab evaluate reconstruction <name>`; the last one by `flowlab train ae_flux2_photos` and on `photos`.
+# `flowlab evaluate reconstruction <name>`; the last two by `flowlab train ae_<name>`, on `photos`, `scenes`.
 # name                                        stride ch/token semantic |  PSNR dB   SSIM    rFID (judge)
 AUTOENCODERS: dict[str, KLSpec | RAESpec] = {
     "sd":             _small(1, "scale_shift"),  #  8      4     no       |  27.34    0.903   0.045
@@ -48,6 +48,7 @@ AUTOENCODERS: dict[str, KLSpec | RAESpec] = {
     "flux2":          _small(8, "batchnorm"),    #  8     32     yes      |  34.34    0.966   0.002
     "rae":            RAESpec(),                 #  8     64     frozen   |  24.22    0.839   0.118
     "flux2_photos":   _small(8, "batchnorm"),    #  8     32     yes      |  36.13    0.911   0.015
+    "flux2_scenes":   _small(8, "batchnorm", 64),  #  8   32     yes      |  30.86    0.937   0.010
 }  # fmt: skip
 
 
@@ -98,5 +99,5 @@ def name_of(spec: KLSpec) -> str:
 
 def weights_path(name: str) -> Path:
     """Where the shipped weights of `name` lie."""
-    trained_on = "" if name.endswith("_photos") else "_digits"
+    trained_on = "" if name.endswith(("_photos", "_scenes")) else "_digits"
     return WEIGHTS / f"ae_{name}{trained_on}.safetensors"

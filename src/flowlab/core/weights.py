@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flowlab.core.files import atomic_path
 
-__all__ = ["check_finite", "load_strict", "read_weights", "tensors_id", "write_weights"]
+__all__ = ["check_finite", "load_strict", "read_some", "read_weights", "tensors_id", "write_weights"]
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -27,6 +27,15 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(
             f"{path} is not a whole safetensors file ({problem}); delete it, then make or fetch it again"
         ) from problem
+
+
+def read_some(path: Path | str, names: Sequence[str]) -> list[Tensor]:
+    """Some tensors through a mapping of their own, so that their pages are given back with them.
+
+    `read_weights` has one mapping for all, and what was read of it counts as memory until the last is gone.
+    """
+    with safe_open(path, framework="pt") as file:
+        return [file.get_tensor(name) for name in names]
 
 
 def write_weights(

@@ -51,6 +51,8 @@ class Batch:
     """(B,) int64 class."""
     text: tuple[str, ...] | None = None
     """B prompts."""
+    references: tuple[tuple[Tensor, ...], ...] | None = None
+    """B rows of the moments' means (c, h_i, w_i) of reference pictures, any number and size each."""
     teacher: Tensor | None = None
     """(B, N, D) alignment targets, tokens row-major."""
     flip: Tensor | None = None
@@ -101,7 +103,7 @@ def checked(indices: Tensor, num_images: int) -> Tensor:
 def _sliced(value: Any, rows: slice) -> Any:
     if value is None:
         return None
-    if isinstance(value, tuple) and not isinstance(value[0], str):
+    if isinstance(value, tuple) and isinstance(value[0], Tensor):  # moments; other tuples have B items
         return tuple(_sliced(item, rows) for item in value)
     return value[rows]
 

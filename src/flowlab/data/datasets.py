@@ -8,12 +8,14 @@ from pathlib import Path
 from flowlab.data.batch import Dataset
 from flowlab.data.embedded import digits, photos
 from flowlab.data.folder import folder
+from flowlab.data.scenes import scenes
 
 __all__ = ["DATASETS", "load"]
 
 DATASETS: dict[str, Callable[..., Dataset]] = {
     "digits": digits,  #   32 px, 10 classes; splits train, judge, heldout
     "photos": photos,  #   any size up to 300 px, no labels; splits train, heldout
+    "scenes": scenes,  #   32, 64, 128 or 256 px, prompts, no labels; splits train, heldout
 }
 
 

@@ -16,9 +16,13 @@ from flowlab.core.choices import lookup
 from flowlab.data.batch import Batch, checked
 from flowlab.data.transforms import RESIZE, flipped, from_pil, resized
 
-__all__ = ["EXTENSIONS", "Folder", "decode", "folder"]
+__all__ = ["EXTENSIONS", "UNREADABLE", "Folder", "decode", "folder"]
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError
+)  # fmt: skip
+"""What Pillow raises for a file that is no whole image."""
 
 
 def folder(
@@ -103,15 +107,7 @@ def decode(path: Path | str) -> Image.Image:
             return _rgb(upright)
     except FileNotFoundError:
         raise ValueError(f"no image at {path}; it was there when the folder was listed") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        struct.error,
-        zlib.error,
-        Image.DecompressionBombError,
-    ) as problem:
+    except UNREADABLE as problem:
         reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
         raise ValueError(f"{path} is not a whole image ({reason}); replace or delete it") from problem
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from flowlab.core.files import atomic_folder, read_json, write_json
 from flowlab.data.transforms import to_pil
 
-__all__ = ["MANIFEST", "check_folder", "read_facts", "read_folder", "write_folder"]
+__all__ = ["MANIFEST", "check_folder", "read_facts", "read_folder", "shared", "write_folder"]
 
 MANIFEST = "manifest.json"
 CHUNK = "flowlab"
@@ -24,16 +24,17 @@ CHUNK = "flowlab"
 
 def write_folder(
     folder: Path | str,
-    images: Tensor,
+    images: Tensor | Sequence[Tensor],
     facts: Sequence[Mapping[str, Any]],
     common: Mapping[str, Any],
 ) -> Path:
-    """uint8 (n, 3, H, W) => `00000.png`, ... and the manifest, whose path is returned; all of it or nothing.
+    """n images, uint8 (3, H, W) => `00000.png`, ... and the manifest, whose path is returned; all or nothing.
 
     `facts` holds what is true of one image (its index, label or prompt, seed), `common` what is true of all
     (model hash, schedule, size). A folder that exists and is not empty is a ValueError.
     """
-    assert images.dtype == torch.uint8, f"expected uint8 images, got {images.dtype}"
+    kinds = {image.dtype for image in images}
+    assert kinds <= {torch.uint8}, f"expected uint8 images, got {kinds}"
     assert len(images) == len(facts), f"{len(images)} images and facts of {len(facts)}"
     folder = check_folder(folder)
     entries = [{"file": f"{number:05d}.png", **one} for number, one in enumerate(facts)]
@@ -44,6 +45,13 @@ def write_folder(
             to_pil(image).save(draft / entry["file"], pnginfo=inside)
         write_json(draft / MANIFEST, {**common, "images": entries})
     return folder / MANIFEST
+
+
+def shared(facts: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What is true of all images, and what remains of each: `common` and `facts` for `write_folder`."""
+    common = {name: value for name, value in facts[0].items() if all(one[name] == value for one in facts)}
+    own = [{name: value for name, value in one.items() if name not in common} for one in facts]
+    return common, own
 
 
 def check_folder(folder: Path | str) -> Path:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowlab.layers.norms import QKNorm
 from flowlab.layers.rope import apply_rope
 
-__all__ = ["SelfAttention", "attend"]
+__all__ = ["SMALL", "SelfAttention", "attend"]
 
 SMALL = 64
 """Keys up to which torch's fused attention loses on a CPU.
@@ -20,18 +20,31 @@ bfloat16, written out 4.2 and 3.3. Of 64 x 64 tokens, 6 heads of 32: 19 and 54 a
 """
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, rope: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v: (B, H, N, D) each => (B, N, H D), heads merged; `rope` turns q, k."""
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rope: Tensor | None = None,
+    mask: Tensor | None = None,
+    small: int = SMALL,
+) -> Tensor:
+    """softmax(q k^T / sqrt(D)) v: (B, H, N, D) each => (B, N, H D), heads merged; `rope` turns q, k.
+
+    `mask` is bool, broadcast to (B, H, N, keys), true where a query sees a key; every query must see one.
+    On a CPU up to `small` keys are attended to in plain operations.
+    """
     if rope is not None:
         q, k = apply_rope(q, rope), apply_rope(k, rope)
-    small = q.device.type == "cpu" and k.shape[-2] <= SMALL
-    out = _written_out(q, k, v) if small else F.scaled_dot_product_attention(q, k, v)  # (B, H, N, D)
+    plain = q.device.type == "cpu" and k.shape[-2] <= small
+    out = _written_out(q, k, v, mask) if plain else F.scaled_dot_product_attention(q, k, v, mask)
     return rearrange(out, "b h n d -> b n (h d)")
 
 
-def _written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """The same in plain operations, the softmax in float32."""
     logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # (B, H, N, M)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
     return logits.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 

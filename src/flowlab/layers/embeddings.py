@@ -1,4 +1,4 @@
-"""Fixed sinusoids for time and position, and the MLP that reads the time."""
+"""Fixed sinusoids for time and position, and the MLPs that read the time or a vector."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["TimeEmbedding", "sincos_2d", "sinusoid"]
+__all__ = ["TimeEmbedding", "VectorEmbedding", "sincos_2d", "sinusoid"]
 
 
 class TimeEmbedding(nn.Module):
@@ -28,6 +28,18 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         waves = sinusoid(t.float() * self.time_scale, self.num_channels)
         return self.out_layer(F.silu(self.in_layer(waves.to(self.in_layer.weight.dtype))))
+
+
+class VectorEmbedding(nn.Module):
+    """(..., in_width) => (..., width): linear, SiLU, linear, as FLUX.1 reads its pooled text."""
+
+    def __init__(self, in_width: int, width: int):
+        super().__init__()
+        self.in_layer = nn.Linear(in_width, width)
+        self.out_layer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_layer(F.silu(self.in_layer(x)))
 
 
 def sinusoid(t: Tensor, num_channels: int, max_period: float = 10000.0) -> Tensor:

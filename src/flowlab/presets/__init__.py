@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flowlab.presets import ablation, digits, imagenet, photos
+from flowlab.presets import ablation, digits, imagenet, photos, scenes, text
 
 __all__ = ["PRESETS"]
 
@@ -19,6 +19,8 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "ae_flux2_plain_digits": digits.ae_flux2_plain_digits,
     "ae_rae_digits": digits.ae_rae_digits,
     "ae_flux2_photos": photos.ae_flux2_photos,
+    "ae_flux2_scenes": scenes.ae_flux2_scenes,
+    "scene_reader": scenes.scene_reader,
     "ae_ablation_none": ablation.ae_ablation_none,
     "ae_ablation_kl": ablation.ae_ablation_kl,
     "ae_ablation_kl_raised": ablation.ae_ablation_kl_raised,
@@ -37,4 +39,8 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "ae_scale_imagenet": imagenet.ae_scale_imagenet,
     "ae_repae_imagenet": imagenet.ae_repae_imagenet,
     "rae_decoder_imagenet": imagenet.rae_decoder_imagenet,
+    "flux2_scenes_text": text.flux2_scenes_text,
+    "flux2_scenes_edit": text.flux2_scenes_edit,
+    "flux2_scenes": text.flux2_scenes,
+    "flux2_klein_4b_folder": text.flux2_klein_4b_folder,
 }

@@ -12,7 +12,6 @@ from torch import Tensor
 from flowlab.core import checkpoints
 from flowlab.core.weights import load_strict
 from flowlab.data.batch import Batch, Dataset
-from flowlab.data.loader import batches
 from flowlab.train.optim import rate_factor, restore
 from flowlab.train.state import Objective, Randomness, Recipe, Record, TrainState
 
@@ -59,7 +58,9 @@ def train(
     if (newest := checkpoints.latest(folder)) is not None:
         load_state(state, newest)
     last = config.num_steps if until_step is None else min(config.num_steps, until_step)
-    stream = batches(dataset, batch_size=config.batch_size, seed=config.seed, images_seen=state.images_seen)
+    stream = recipe.batches(
+        dataset, batch_size=config.batch_size, seed=config.seed, images_seen=state.images_seen
+    )
     trouble = {name: torch.zeros((), dtype=torch.int64, device=state.device) for name in state.optimisers}
     while state.step < last:
         torch.manual_seed(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowlab.core import checkpoints
-from flowlab.core.config import config_id, to_dict
+from flowlab.core.config import config_id, from_dict, identifying, to_dict
 from flowlab.core.devices import default_device
 from flowlab.core.files import read_json, write_json
 from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
@@ -19,7 +19,9 @@ from flowlab.train.flow import FLOW, FlowConfig
 from flowlab.train.loop import train
 from flowlab.train.loop import validate as validate_loop
 from flowlab.train.optim import validate as validate_optimiser
+from flowlab.train.scene_reader import SCENE_READER, SceneReaderConfig
 from flowlab.train.state import Recipe, Record, TrainState
+from flowlab.train.text_flow import TEXT_FLOW, TextFlowConfig
 
 __all__ = ["RECIPES", "check_folder", "recipe_of", "run", "start", "validate"]
 
@@ -28,6 +30,8 @@ RECIPES: dict[type, Recipe] = {
     FlowConfig: FLOW,
     TeacherConfig: TEACHER,
     JudgeConfig: JUDGE,
+    SceneReaderConfig: SCENE_READER,
+    TextFlowConfig: TEXT_FLOW,
 }
 
 
@@ -95,14 +99,20 @@ def check_folder(config: Any, folder: Path) -> None:
     path = folder / "config.json"
     if not path.exists():
         return
-    own, found = _described(config), read_json(path)
-    # a cache may move, and passing the gate by changes no result
-    mine, theirs = ({**side["config"], "cache": "", "gate": True} for side in (own, found))
-    if mine != theirs or own["kind"] != found["kind"]:
+    found = read_json(path)
+    if found["kind"] != type(config).__name__:
+        raise ValueError(f"{folder} holds a {found['kind']}; give another --out or delete it")
+    mine, theirs = (_compared(one) for one in (config, from_dict(type(config), found["config"], str(path))))
+    if mine != theirs:
         difference = _first_difference(mine, theirs)
         raise ValueError(
             f"{folder} holds another configuration ({difference}); give another --out or delete it"
         )
+
+
+def _compared(config: Any) -> dict[str, Any]:
+    """What must not change between starts: all that decides a result, and a cache may move."""
+    return {**identifying(config), "cache": ""}
 
 
 def _described(config: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowlab.core.devices import default_device
 from flowlab.core.seeds import Streams
 from flowlab.data.batch import Batch, Dataset
+from flowlab.data.loader import batches
 from flowlab.train.ema import Ema
 from flowlab.train.optim import OptimiserConfig
 
@@ -105,3 +106,5 @@ class Recipe:
     """state => named uint8 image batches for people to look at."""
     export: Callable[[TrainState, Path], Path]
     """(state, folder) => the file that other verbs load."""
+    batches: Callable[..., Iterator[tuple[Batch, int]]] = batches
+    """(data, batch_size=, seed=, images_seen=) => the endless stream; grouped data bring their own."""

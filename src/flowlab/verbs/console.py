@@ -14,6 +14,7 @@ import itertools
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -41,6 +42,8 @@ class Verb:
     """What the first argument is called, such as PRESET; "" = there is none."""
     several: bool = False
     """Whether the subject may be repeated; `run` then gets a tuple, each once. Not together with `config`."""
+    optional: bool = False
+    """Whether a verb may go without its subject: `run` then gets None, or of several an empty tuple."""
     names: Callable[[], Mapping[str, str]] | None = None
     """Known values of the subject with a line on each; None = any value (a path)."""
     config: Callable[[str, bool], Any] | None = None
@@ -82,7 +85,7 @@ def _invoke(verb: Verb, path: str, args: list[str]) -> None:
         if args and args[0] in HELP:
             _help(verb, f"{path} {verb.subject}{' ...' if verb.several else ''}")
         subjects = _subjects(verb, path, args)
-        given.append(tuple(dict.fromkeys(subjects)) if verb.several else subjects[0])
+        given.append(tuple(dict.fromkeys(subjects)) if verb.several else next(iter(subjects), None))
         path, args = " ".join([path, *subjects]), args[len(subjects) :]
     if verb.config is not None:
         config = verb.config(given[0], "--debug" in args)
@@ -98,12 +101,11 @@ def _invoke(verb: Verb, path: str, args: list[str]) -> None:
 
 def _subjects(verb: Verb, path: str, args: Sequence[str]) -> tuple[str, ...]:
     """The first argument; of a verb that takes several, all before the first option."""
-    if not args or args[0].startswith("-"):
+    words = tuple(itertools.takewhile(lambda word: not word.startswith("-"), args))
+    if not words and not verb.optional:
         choice = f"; choose from: {', '.join(verb.names())}" if verb.names else ""
         raise ValueError(f"`{path}` needs {verb.subject} as its first argument{choice}")
-    if not verb.several:
-        return (args[0],)
-    return tuple(itertools.takewhile(lambda word: not word.startswith("-"), args))
+    return words if verb.several else words[:1]
 
 
 def _with_fields(options: type, config: Any) -> type:
@@ -122,7 +124,7 @@ def _parse(kind: type, args: list[str], path: str, verb: Verb, more: Sequence[st
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                kind,
+                _spelled(kind),
                 args=args,
                 prog=path,
                 description=description,
@@ -133,6 +135,29 @@ def _parse(kind: type, args: list[str], path: str, verb: Verb, more: Sequence[st
         if not stop.code:
             raise
         raise ValueError(f"{_unboxed(complaint.getvalue())}; `{path} --help` lists every option") from None
+
+
+def _spelled(options: type) -> type:
+    """The options under the names that their metadata say: "option" (such as a Python keyword), "aliases"."""
+    import tyro
+
+    hints = typing.get_type_hints(options)
+    own = [
+        (one.name, Annotated[hints[one.name], tyro.conf.arg(**_spelling(one.metadata))], _default(one))
+        for one in dataclasses.fields(options)
+        if one.metadata.keys() & {"option", "aliases"}
+    ]
+    if not own:
+        return options
+    return dataclasses.make_dataclass(options.__name__, own, bases=(options,), frozen=True, kw_only=True)
+
+
+def _spelling(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": metadata.get("option"), "aliases": metadata.get("aliases")}
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    return dataclasses.field(default=one.default)
 
 
 # ---- help --------------------------------------------------------------------------------------------------

@@ -1,0 +1,105 @@
+"""Text to image and editing: the embedded FLUX.2 on `scenes`, and one of real size on a folder of captions.
+
+The embedded model climbs a ladder, each rung from the weights of the one before: text, then edits of one
+picture, then edits with a second picture. All rungs share their caches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from flowlab.train.flow import TimesConfig
+from flowlab.train.loop import LoopConfig
+from flowlab.train.optim import OptimiserConfig
+from flowlab.train.text_data import BucketsConfig
+from flowlab.train.text_flow import TextFlowConfig
+from flowlab.train.text_scenes import ScenesConfig
+
+__all__ = ["flux2_klein_4b_folder", "flux2_scenes", "flux2_scenes_edit", "flux2_scenes_text"]
+
+ALL = ScenesConfig()
+
+
+def flux2_scenes_text(debug: bool = False) -> TextFlowConfig:
+    """Rung 1: words, hex codes and JSON to pictures. `flowlab train flux2_scenes_text`.
+
+    Encoding 52,000 scenes comes first. Expected number and time: not yet measured.
+    """
+    config = _scenes(num_steps=6000, learning_rate=8e-4, warmup_images=6400)
+    return _rung(replace(config, scenes=replace(ALL, one_reference=0, two_references=0)), debug)
+
+
+def flux2_scenes_edit(debug: bool = False) -> TextFlowConfig:
+    """Rung 2: and edits of one picture. `flowlab train flux2_scenes_edit`, after rung 1 in runs/.
+
+    Expected number and time: not yet measured.
+    """
+    config = _scenes(num_steps=3000, learning_rate=6e-4)
+    start = "runs/flux2_scenes_text/model.safetensors"
+    return _rung(replace(config, init=start, scenes=replace(ALL, two_references=0)), debug)
+
+
+def flux2_scenes(debug: bool = False) -> TextFlowConfig:
+    """Rung 3, the embedded model: and edits with two pictures. `flowlab train flux2_scenes`, after rung 2.
+
+    The rate falls to zero. Expected number and time: not yet measured.
+    """
+    config = _scenes(num_steps=4000, learning_rate=6e-4, schedule="linear")
+    return _rung(replace(config, init="runs/flux2_scenes_edit/model.safetensors"), debug)
+
+
+def flux2_klein_4b_folder(debug: bool = False) -> TextFlowConfig:
+    """FLUX.2 klein 4B from scratch on data/captions at 1 megapixel. `flowlab train flux2_klein_4b_folder`.
+
+    The folder holds pictures with captions, or edit pairs (data/captioned.py). Weights, gradients, AdamW and
+    EMA in float32 take 78 GB, activations of one picture come on top: one GPU of 141 GB, or more. Rate,
+    batch and length are ours, as none are published; not run to its end by us. Debug form: a tiny
+    model on `scenes`.
+    """
+    config = TextFlowConfig(
+        autoencoder="black-forest-labs/FLUX.2-klein-4B/vae",
+        text="Qwen/Qwen3-4B",
+        dataset="data/captions",
+        buckets=BucketsConfig(max_pixels=1024 * 1024, step=64, max_aspect=2.0),
+        backbone="flux2_klein_4b",
+        times=TimesConfig(distribution="ln", alpha=3.16),  # FLUX.1's shift at 4096 tokens, e^1.15
+        ema_decay=0.9999,
+        precision="bfloat16",
+        optimiser=OptimiserConfig(learning_rate=1e-4, weight_decay=0.01, warmup_images=256_000),
+        loop=LoopConfig(batch_size=256, micro_batch_size=1, num_steps=200_000, keep=2),
+    )
+    if not debug:
+        return config
+    loop = replace(config.loop, micro_batch_size=4)
+    return _rung(replace(config, text="embedded", dataset="scenes", loop=loop), debug)
+
+
+# ---- shared settings ---------------------------------------------------------------------------------------
+
+
+def _scenes(num_steps: int, **optimiser: float | int | str) -> TextFlowConfig:
+    """bfloat16 takes two thirds of float32's time on one core of Zen 4 (AVX-512 bf16)."""
+    return TextFlowConfig(
+        autoencoder="flux2_scenes",
+        times=TimesConfig(distribution="ln", alpha=3.0),
+        precision="bfloat16",
+        optimiser=OptimiserConfig(**optimiser),  # pyright: ignore
+        loop=LoopConfig(
+            batch_size=32, num_steps=num_steps, save_steps=tuple(range(500, num_steps, 500)), keep=2
+        ),
+    )
+
+
+def _rung(config: TextFlowConfig, debug: bool) -> TextFlowConfig:
+    """The rehearsal: a tiny model from fresh weights, on scenes of 32 pixels in the latent of `digits`."""
+    if not debug:
+        return config
+    return replace(
+        config,
+        autoencoder="flux2",
+        backbone="flux2_tiny",
+        init=None,
+        scenes=config.scenes.at_most(8),
+        loop=replace(config.loop, batch_size=8, num_steps=2, save_steps=()),
+        gate=False,
+    )

@@ -1,0 +1,155 @@
+"""`scenes` as text-conditioned training reads it: scenes and edits rendered once, encoded once, by index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowlab.core.files import read_json, write_json
+from flowlab.data.batch import Batch, checked
+from flowlab.data.buckets import report
+from flowlab.data.latents import LatentDataset
+from flowlab.data.scenes import SceneEdits, scene_edits, scenes
+from flowlab.train.text_data import Encoder, Example, TextLatents
+
+__all__ = ["ScenesConfig", "scenes_latents"]
+
+BLOCK = 512
+"""Prompts made at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenesConfig:
+    """How many examples of each kind, which is also how often each is drawn.
+
+    A kind of 0 is left out, so that a ladder (text, then one reference, then two) keeps its caches.
+    """
+
+    text: int = 40_000
+    """Scenes captioned in words."""
+    json: int = 12_000
+    """Other scenes, captioned as JSON."""
+    one_reference: int = 16_000
+    """Edits of one picture."""
+    two_references: int = 12_000
+    """Edits with a second picture to take from."""
+
+    def validate(self) -> None:
+        """At least one example, no negative number."""
+        counts = {field.name: getattr(self, field.name) for field in fields(self)}
+        if min(counts.values()) < 0 or not any(counts.values()):
+            raise ValueError(f"scenes has {counts}; give at least one example, and no negative number")
+
+    def at_most(self, count: int) -> ScenesConfig:
+        """The same kinds with no more than `count` of each."""
+        return replace(self, **{field.name: min(count, getattr(self, field.name)) for field in fields(self)})
+
+
+def scenes_latents(split: str, config: ScenesConfig, encoder: Encoder, batch_size: int) -> TextLatents:
+    """Encoded scenes and edits; groups "text" (words and JSON), "one reference" and "two references"."""
+    parts = []
+    if config.text + config.json:
+        parts.append(_captioned(split, config.text, config.json, encoder))
+    for num_references, num_images in ((1, config.one_reference), (2, config.two_references)):
+        if num_images:
+            parts.append(_edited(split, num_references, num_images, encoder))
+    report([len(part.prompts) for part in parts], [part.name for part in parts], batch_size)
+    return _joined(parts)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group: example i has row i of the targets and rows n i to n i + n - 1 of the references."""
+
+    name: str
+    prompts: Sequence[str]
+    targets: LatentDataset
+    references: LatentDataset | None = None
+
+
+def _joined(parts: Sequence[Part]) -> TextLatents:
+    caches, examples = [], []
+    for group, part in enumerate(parts):
+        target, reference = len(caches), len(caches) + 1
+        caches += [cache for cache in (part.targets, part.references) if cache is not None]
+        each = 0 if part.references is None else len(part.references) // len(part.prompts)
+        examples += [
+            Example(prompt, (target, i), [(reference, each * i + k) for k in range(each)], group)
+            for i, prompt in enumerate(part.prompts)
+        ]
+    return TextLatents(caches, examples, [part.name for part in parts])
+
+
+# ---- kinds -------------------------------------------------------------------------------------------------
+
+
+def _captioned(split: str, num_words: int, num_json: int, encoder: Encoder) -> Part:
+    """Scenes, the first ones captioned in words and the others as JSON."""
+    num_images, resolution = num_words + num_json, encoder.model.spec.resolution
+    words, as_json = (
+        scenes(split, num_images=num_images, resolution=resolution, style=style)
+        for style in ("words", "json")
+    )
+    targets = encoder.encoded(words)
+
+    def say() -> list[str]:
+        first, rest = torch.arange(num_images).split([num_words, num_json])
+        return [
+            prompt.text
+            for data, rows in ((words, first), (as_json, rest))
+            for block in rows.split(BLOCK)
+            if len(block)
+            for prompt in data.prompts(block)
+        ]
+
+    return Part("text", _kept(targets.folder / f"prompts_{num_words}.json", say), targets)
+
+
+def _edited(split: str, num_references: int, num_images: int, encoder: Encoder) -> Part:
+    """Edits with one or two references."""
+    resolution = encoder.model.spec.resolution
+    data = scene_edits(split, num_references=num_references, num_images=num_images, resolution=resolution)
+    targets = encoder.encoded(data)
+    name = {1: "one reference", 2: "two references"}[num_references]
+
+    def say() -> list[str]:
+        blocks = torch.arange(num_images).split(BLOCK)
+        return [one.instruction for block in blocks for one in data.edits(block)]
+
+    return Part(name, _kept(targets.folder / "prompts.json", say), targets, encoder.encoded(References(data)))
+
+
+def _kept(file: Path, say: Callable[[], list[str]]) -> list[str]:
+    """What `say` says, said once: an edit takes 2 ms, and a run may start many times."""
+    if not file.is_file():
+        write_json(file, say())
+    return read_json(file)
+
+
+class References:
+    """The reference pictures of edits as a dataset: number n i + k is the k-th of edit i."""
+
+    num_classes = 0
+
+    def __init__(self, edits: SceneEdits):
+        self.edits, self.resolution = edits, edits.resolution
+
+    @property
+    def identity(self) -> str:
+        """Names the edits."""
+        return f"references of {self.edits.identity}"
+
+    def __len__(self) -> int:
+        return len(self.edits) * self.edits.num_references
+
+    def read(self, indices: Tensor, flip: Tensor | None = None) -> Batch:
+        """Pixels uint8 (B, 3, R, R)."""
+        assert flip is None, "a mirrored reference would belie its instruction"
+        indices = checked(indices, len(self))
+        wanted, rows = (indices // self.edits.num_references).unique(return_inverse=True)
+        pictures = self.edits.references(wanted)  # (edits, n, 3, R, R)
+        return Batch(index=indices, pixels=pictures[rows, indices % self.edits.num_references])
