@@ -201,6 +201,7 @@ def test_a_folder_of_another_configuration_is_refused_by_the_field(tmp_path):
     start(flow(tmp_path), tmp_path)
     check_folder(flow(tmp_path), tmp_path)
     check_folder(flow(tmp_path, cache="elsewhere"), tmp_path)
+    check_folder(flow(tmp_path, gate=False), tmp_path)  # changes no result
     with pytest.raises(ValueError, match=r"another configuration \(times.alpha is 1.0 there and 2.0 here\)"):
         check_folder(flow(tmp_path, times=TimesConfig(alpha=2.0)), tmp_path)
 

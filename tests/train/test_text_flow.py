@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,21 @@ def test_bfloat16_is_close_and_keeps_float32_weights(cache):
         assert {p.dtype for p in state.modules["model"].parameters()} == {torch.float32}
     assert losses[0].dtype == losses[1].dtype == torch.float32 and (losses[0] != losses[1]).any()
     torch.testing.assert_close(losses[0], losses[1], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler itself
+def test_compiled_blocks_compute_the_same(cache, tmp_path, monkeypatch):
+    """Through the compiler's front end; its code generator needs a C++ compiler and is not ours to test."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    loop = replace(SHORT, num_steps=3, save_steps=())
+    plain, _ = steps(config(cache, loop=loop), tmp_path / "plain")
+    compiled, _ = steps(config(cache, loop=loop, compile_blocks=True), tmp_path / "compiled")
+    model: Any = compiled.modules["model"]
+    assert model.double_blocks[0]._compiled_call_impl is not None
+    for name, value in plain.modules["model"].state_dict().items():
+        torch.testing.assert_close(compiled.modules["model"].state_dict()[name], value, rtol=1e-4, atol=1e-6)
+    assert plain.emas["model"].module.state_dict().keys() == compiled.emas["model"].module.state_dict().keys()
 
 
 def test_export_starts_the_next_rung_and_names_its_parts(cache, tmp_path):
