@@ -1,6 +1,6 @@
 """Memory and time of a plan, before anything is loaded: counted from sizes, timed by one matrix product.
 
-Counts, not promises: for one image of the 11.5 M parameter model on one CPU thread the time was 9 s where it
+Counts, not promises: for one image of a model of 11.5 M parameters on one CPU thread it said 9 s where it
 took 15; what is not counted (norms, softmax, copies) weighs most in a small model.
 """
 

@@ -80,8 +80,9 @@ def flux2_klein_4b_folder(debug: bool = False) -> TextFlowConfig:
 
 
 def _scenes(num_steps: int, schedule: str = "constant") -> TextFlowConfig:
-    """Muon: after 50 steps its loss was 0.42 where AdamW's at 1e-3 was 0.59. bfloat16 takes two thirds of
-    float32's time on one core of Zen 4 (AVX-512 bf16), `--compile-blocks` three quarters of that.
+    """As what ships was trained. Muon was not shown to be better: after 50 steps AdamW at 1e-3 was ahead,
+    loss 1.23 against 1.68 (docs/log.md). bfloat16 takes two thirds of float32's time on one core of Zen 4
+    (AVX-512 bf16), `--compile-blocks` three quarters of that.
     """
     return TextFlowConfig(
         autoencoder="flux2_scenes",

@@ -57,9 +57,7 @@ def run(config: Any, folder: Path | str, *, until_step: int | None = None, log_e
             if record.step % log_every == 0 or record.saved:
                 values = {name: float(value) for name, value in record.scalars.items()}
                 _log(writer, record, values)
-                bar.set_postfix(
-                    {name.split("/")[-1]: f"{value:.4g}" for name, value in list(values.items())[:3]}
-                )
+                bar.set_postfix({name: f"{value:.4g}" for name, value in list(values.items())[:3]})
             if record.saved:
                 write_previews(recipe_of(config).preview(state), folder / "previews", record.step, writer)
     return recipe_of(config).export(state, folder)
