@@ -127,6 +127,16 @@ def test_alignment_reaches_the_blocks_up_to_its_own_only(tmp_path):
     assert moved == {"0"}
 
 
+def test_runs_with_and_without_alignment_share_what_is_encoded(tmp_path):
+    bare = flow(tmp_path / "bare", alignment=AlignmentConfig(weight=0.0))
+    assert ensure_latents(bare).plan.teacher is None  # tokens cost as much as latents, and nobody asked
+    plain, aligned = (flow(tmp_path, alignment=AlignmentConfig(weight=weight)) for weight in (0.0, 0.5))
+    first, second = ensure_latents(aligned), ensure_latents(plain)
+    assert first.folder == second.folder
+    rows = torch.arange(4)
+    assert first.read(rows).teacher is not None and second.read(rows).teacher is None
+
+
 def test_unknown_names_fail_before_training(tmp_path):
     with pytest.raises(ValueError, match="unknown timestep distribution 'uniform'; choose from: ts, ln, pln"):
         steps(flow(tmp_path, times=TimesConfig(distribution="uniform")), tmp_path / "run")

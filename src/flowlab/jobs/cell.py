@@ -207,9 +207,10 @@ def flow_config(study: Study, cell: Cell, study_folder: Path) -> FlowConfig:
     )
 
 
-def any_cell(study: Study, ae: str) -> Cell:
-    """A cell of that autoencoder, for what all its cells share."""
-    return Cell(arm=Arm(ae=ae), seed=0, priority=0)
+def neediest_cell(study: Study, ae: str) -> Cell:
+    """A cell of that autoencoder whose training data serves all its cells: one with alignment, if any has."""
+    mine = [cell for cell in cells(study) if cell.arm.ae == ae]
+    return max(mine, key=lambda cell: cell.arm.repa != "none")
 
 
 def sampling_config(study: Study) -> SamplingConfig:

@@ -18,7 +18,7 @@ from flowlab.data import datasets
 from flowlab.data.transforms import to_pil
 from flowlab.evaluate import reconstruction
 from flowlab.features.embedded import load_teacher
-from flowlab.jobs.cell import JUDGE, any_cell, flow_config, study_yardstick
+from flowlab.jobs.cell import JUDGE, neediest_cell, flow_config, study_yardstick
 from flowlab.jobs.files import load_study, reporting
 from flowlab.study.grid import Study
 from flowlab.train.flow import ensure_latents
@@ -31,7 +31,7 @@ NUM_PICTURES = 12
 def prepare(study: Study, ae: str, study_folder: Path) -> None:
     """Leave `reconstruction/<ae>.json` and `.png`, the latent cache and the reference features."""
     ruler = study_yardstick(study, study_folder)
-    ensure_latents(flow_config(study, any_cell(study, ae), study_folder))
+    ensure_latents(flow_config(study, neediest_cell(study, ae), study_folder))
     device = default_device()
     autoencoder, teacher = autoencoders.load(ae).to(device), load_teacher("teacher").to(device)
     num = study.reconstruction_images

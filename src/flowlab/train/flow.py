@@ -122,7 +122,11 @@ def validate(config: FlowConfig) -> None:
 
 
 def ensure_latents(config: FlowConfig) -> LatentDataset:
-    """The encoded training set; encoded now where the cache lacks it."""
+    """The encoded training set; encoded now where the cache lacks it.
+
+    Teacher tokens are encoded where the run is aligned, and read nowhere else: a run that is not aligned
+    takes a cache with tokens if there is one.
+    """
     device = default_device()
     model = autoencoders.load(config.autoencoder).to(device)
     teacher = load_teacher(config.alignment.teacher).to(device)
@@ -130,10 +134,13 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
         config.dataset, "train", num_images=config.num_images, resolution=model.spec.resolution
     )
     teacher_identity = tensors_id(teacher.state_dict())
-    folder = (
-        Path(config.cache)
-        / f"{model.spec.name}_{config_id([model.identity, data.identity, teacher_identity])}"
+    plain, with_tokens = (
+        Path(config.cache) / f"{model.spec.name}_{config_id([model.identity, data.identity, *rest])}"
+        for rest in ([], [teacher_identity])
     )
+    aligned = bool(config.alignment.weight)
+    tokens = aligned or (with_tokens / "index.json").is_file()
+    folder = with_tokens if tokens else plain
 
     @torch.no_grad()
     def encode(images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -144,12 +151,12 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
         data,
         encode,
         identity=model.identity,
-        teacher=lambda images: teacher(images.to(device)),
-        teacher_identity=teacher_identity,
+        teacher=(lambda images: teacher(images.to(device))) if tokens else None,
+        teacher_identity=teacher_identity if tokens else None,
         dtype="float16",
         gate=lambda pictures: gate.check(model, pictures, enabled=config.gate).outcome,
     )
-    wanted = teacher_identity if config.alignment.weight else None  # tokens are read only where they are used
+    wanted = teacher_identity if aligned else None
     return LatentDataset(folder, identity=model.identity, teacher_identity=wanted)
 
 
