@@ -25,3 +25,15 @@ def test_gradient_is_finite() -> None:
     flow_loss(prediction, torch.randn(2, 8)).mean().backward()
     assert prediction.grad is not None
     assert prediction.grad.isfinite().all()
+
+
+def test_channel_weights_weigh_channels_and_keep_the_minimiser() -> None:
+    prediction, wanted = torch.randn(2, 3, 4, 2, 2)
+    weights = torch.tensor([0.5, 0.0, 1.0, 2.5])
+    by_hand = sum(w * (prediction - wanted)[:, c].square().mean((1, 2)) for c, w in enumerate(weights)) / 4
+    torch.testing.assert_close(flow_loss(prediction, wanted, weights), by_hand)
+    draws = torch.randn(50, 4, 1, 1) + torch.arange(4.0)[:, None, None]  # of the target at one x_t
+    mean = draws.mean(0, keepdim=True).requires_grad_()
+    flow_loss(mean.expand_as(draws), draws, weights).mean().backward()
+    assert mean.grad is not None
+    torch.testing.assert_close(mean.grad, torch.zeros_like(mean))

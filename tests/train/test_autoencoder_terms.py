@@ -14,7 +14,7 @@ from flowlab.core.pixels import to_float
 from flowlab.data.embedded import digits
 from flowlab.features import vgg
 from flowlab.train.autoencoder import EquivarianceConfig
-from flowlab.train.autoencoder_terms import plan_of, run_pass
+from flowlab.train.autoencoder_terms import _noisy, plan_of, run_pass
 from flowlab.train.memory import recompute
 from flowlab.train.run import recipe_of, start
 
@@ -47,6 +47,7 @@ TERMS = {
         {"semantic"},
     ),
     "end to end": ({"end_to_end": JOINT}, {"alignment", "flow"}),
+    "latent noise": ({"latent_noise": 0.8}, {"reconstruction"}),
     "PatchGAN": ({"adversary": PATCH}, {"adversarial", "logit real", "logit fake"}),
     "constant PatchGAN": ({"adversary": replace(PATCH, adaptive=False)}, {"adversarial"}),
     "feature GAN": ({"adversary": HEADS}, {"adversarial", "logit real"}),
@@ -108,6 +109,25 @@ def test_the_plan_depends_on_seed_and_step_and_on_nothing_else():
     assert {plan.between.side for plan in plans if plan.between != IDENTITY} == {2, 4, 6}
     state.step = 0
     assert any(plan_of(state, seed) != plan_of(state, 0) for seed in range(1, 6))
+
+
+# ---- latent noise ------------------------------------------------------------------------------------------
+
+
+def test_no_channel_escapes_the_noise_by_growing():
+    state, _, randomness = fresh(config())
+    model, z = part(state, "autoencoder"), torch.randn(8, 8, 8, 8) + 1
+    scale = torch.logspace(-1, 2, 8)[:, None, None]
+    added = _noisy(model, z, 0.8, randomness) - z
+    torch.testing.assert_close(_noisy(model, scale * z, 0.8, randomness), scale * (z + added))
+    strength = added.std(dim=(1, 2, 3)) / z.std()  # of each image
+    assert float(strength.max()) < 1.0 and float(strength.min()) >= 0 and float(strength.std()) > 0.05
+
+
+def test_latent_noise_refuses_micro_batches(tmp_path):
+    settings = config(latent_noise=0.5, loop=replace(SHORT, micro_batch_size=2))
+    with pytest.raises(ValueError, match="latent_noise mixes the examples of a batch"):
+        steps(settings, tmp_path)
 
 
 # ---- starting weights --------------------------------------------------------------------------------------

@@ -200,6 +200,18 @@ def test_the_model_hears_text_and_every_reference(cache):
         assert changed.tolist() == [True, False, False, False]
 
 
+def test_channels_weigh_as_much_as_they_move_the_pixels(cache):
+    (_, plain), (data, weighed) = (fresh(config(cache, channel_power=power)) for power in (0.0, 0.5))
+    weights = weighed.fixed.channel_weights
+    assert plain.fixed.channel_weights is None and weights.shape == (32,)
+    torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
+    assert weights.max() > 2 * weights.min()
+    for state in (plain, weighed):
+        shake(state.modules["model"])
+    batch = data.read(torch.arange(4))
+    assert not torch.allclose(loss_of(plain, batch), loss_of(weighed, batch))
+
+
 def test_dropped_captions_are_empty_and_keep_their_references(cache):
     data, state = fresh(config(cache, caption_dropout=0.999999))
     shake(state.modules["model"])
@@ -330,6 +342,7 @@ def test_a_flux1_learns_from_cached_tokens_and_their_pooled_vector(cache, tmp_pa
         ({"precision": "half"}, "unknown precision 'half'"),
         ({"dataset": "no/folder"}, "unknown dataset 'no/folder'; give 'scenes' or a folder"),
         ({"caption_dropout": 1.0}, "give a share below 1"),
+        ({"channel_power": 2.0}, "channel_power is 2.0; give 0"),
         ({"guidance_range": (4.0, 1.0)}, "a rising range above 0"),
         ({"init": "no/file"}, "init is 'no/file', where no file is"),
         (

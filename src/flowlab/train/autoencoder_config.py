@@ -144,8 +144,10 @@ class AutoencoderConfig:
     end_to_end: EndToEndConfig = field(default_factory=EndToEndConfig)
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     latent_noise: float = 0.0
-    """RAE decoders: noise of standard deviation U(0, latent_noise), on the whitened latent of the embedded
-    ones, on the features before it (as published) of the others."""
+    """Noise of standard deviation U(0, latent_noise) before the decoder: on the latent in units of each
+    channel's deviation (KL; an encoder that trains with it spreads what matters over its channels, compare
+    Yang et al. 2025, arXiv 2507.15856), on the whitened latent (embedded RAE), on the features before it (RAE
+    as published)."""
     normalisation_images: int = 4096
     """Training images behind the latent's normalisation."""
     ema_decay: float = 0.995
@@ -170,11 +172,9 @@ def validate(config: AutoencoderConfig) -> None:
     if config.num_images < 1 or config.normalisation_images < 2:
         raise ValueError(f"{config.num_images=}, {config.normalisation_images=}; ask for at least 1 and 2")
     _check_weights(config)
-    if config.latent_noise and isinstance(spec, KLSpec):
-        raise ValueError(f"latent_noise is {config.latent_noise}; only representation autoencoders take it")
     _check_encoder(config, is_kl=isinstance(spec, KLSpec))
     _check_perceptual(config)
-    _check_batch_level(config)
+    _check_batch_level(config, is_kl=isinstance(spec, KLSpec))
     _check_shares(config)
     if config.adversary.weight:
         _check_adversary(config.adversary)
@@ -246,12 +246,13 @@ def _check_perceptual(config: AutoencoderConfig) -> None:
         )
 
 
-def _check_batch_level(config: AutoencoderConfig) -> None:
+def _check_batch_level(config: AutoencoderConfig, is_kl: bool) -> None:
     """Terms that would mean something else on micro-batches."""
     terms = {
         "semantic_adaptive": config.semantic_weight and config.semantic_adaptive,
         "end_to_end": config.end_to_end.weight,
         "adversary": config.adversary.weight,
+        "latent_noise": config.latent_noise and is_kl,
     }
     for name, value in terms.items():
         if value and config.loop.micro_batch_size:

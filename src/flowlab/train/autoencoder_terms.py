@@ -12,6 +12,7 @@ from flowlab.autoencoders import losses
 from flowlab.autoencoders.base import Autoencoder, Moments, sample
 from flowlab.autoencoders.equivariance import Plan, admissible_sides, draw_plan, draw_reduction
 from flowlab.autoencoders.kl import KLAutoencoder
+from flowlab.autoencoders.normalise import unpatchify
 from flowlab.autoencoders.rae import RepresentationAutoencoder, StoredWhitening
 from flowlab.core.devices import autocast
 from flowlab.core.seeds import Streams
@@ -64,8 +65,8 @@ def run_pass(state: TrainState, plan: Plan, pixels: Tensor, randomness: Randomne
     with autocast(state.device, config.precision):
         with torch.set_grad_enabled(config.train_encoder):  # a frozen encoder keeps no activations
             moments = model.encode(pixels)
-        z = _noisy(model, sample(moments, randomness("posterior")), config.latent_noise, randomness)
-        output = model.decode_raw(plan.between(z)).float()
+        z = sample(moments, randomness("posterior"))
+        output = model.decode_raw(plan.between(_noisy(model, z, config.latent_noise, randomness))).float()
         distance = _perceptual(fixed, output, target) if config.perceptual_weight else None
     mean, logvar = moments
     return Pass(
@@ -131,15 +132,23 @@ def _perceptual(fixed: Fixed, output: Tensor, target: Tensor) -> Tensor:
 
 
 def _noisy(model: Autoencoder, z: Tensor, noise: float, randomness: Randomness) -> Tensor:
-    """Noise of random strength per image (RAE's decoder training), or `z` as it is.
+    """Noise of random strength per image on the raw latent `z`, or `z` as it is.
 
-    The embedded ones were trained with it on the whitened latent; RAE's code adds it to the bare features.
+    Of KL models relative to each final channel's deviation in the batch, through which gradients flow, so that
+    no channel escapes by growing. The embedded RAE was trained with it on the whitened latent; RAE's code adds
+    it to the bare features.
     """
     if not noise:
         return z
-    assert isinstance(model, RepresentationAutoencoder), "latent_noise belongs to representation autoencoders"
     streams = randomness("latent noise")
-    added = noise * streams.uniform(1, 1, 1) * streams.normal(*z.shape[1:])
+    strength = noise * streams.uniform(1, 1, 1)
+    if isinstance(model, KLAutoencoder):
+        tokens = tokens_of(model, z.float())  # (B, C, h, w)
+        deviation = tokens.std(dim=(0, 2, 3), keepdim=True)
+        added = strength * deviation * streams.normal(*tokens.shape[1:])
+        return unpatchify(tokens + added, model.options.patch)
+    assert isinstance(model, RepresentationAutoencoder), f"no rule for latent_noise in {type(model).__name__}"
+    added = strength * streams.normal(*z.shape[1:])
     if isinstance(model.normalise, StoredWhitening):
         return z + added
     return model.normalise.inverse(model.normalise(z) + added)

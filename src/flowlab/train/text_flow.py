@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flowlab import autoencoders, backbones, text
 from flowlab.autoencoders.base import Autoencoder, Moments
+from flowlab.autoencoders.sensitivity import channel_sensitivity, channel_weights
 from flowlab.autoencoders.sizes import AUTOENCODERS
 from flowlab.backbones.condition import Condition
 from flowlab.backbones.flux import Flux
@@ -47,6 +48,8 @@ from flowlab.train.text_scenes import ScenesConfig, scenes_latents
 __all__ = ["TEXT_FLOW", "TextFlowConfig"]
 
 NUM_PREVIEWS, PREVIEW_STEPS = 8, 25
+NUM_SENSED = 64
+"""Examples of each group that the channel weights come from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,9 @@ class TextFlowConfig:
     guidance_range: tuple[float, float] = (1.0, 1.0)
     """Of a model with the guidance embedding: scales, drawn uniformly, that it is told. At 1 it learns its
     own conditional velocity, which is what a distillation of guidance starts from."""
+    channel_power: float = 0.0
+    """Weighs each latent channel's loss by how far it moves the decoded pixels, to this power
+    (autoencoders/sensitivity.py): 0 = all alike, as published. A small model needs it, a converged one not."""
     ema_decay: float = 0.999
     """Per update."""
     precision: str = "float32"
@@ -99,6 +105,8 @@ class Fixed:
     """Of prompts: encoded now, or read from the cache."""
     null: TextFeatures
     """Of the empty prompt, one row."""
+    channel_weights: Tensor | None
+    """(C,) of the loss; None = all 1."""
     previews: Mapping[str, Batch]
     """Examples to look at, by kind."""
     gate: str
@@ -118,6 +126,8 @@ def validate(config: TextFlowConfig) -> None:
     if config.dataset != "scenes" and not Path(config.dataset).is_dir():
         raise ValueError(f"unknown dataset {config.dataset!r}; give 'scenes' or a folder of captioned images")
     config.scenes.validate()
+    if not 0 <= config.channel_power <= 1:
+        raise ValueError(f"channel_power is {config.channel_power}; give 0 (all channels alike) to 1")
     low, high = config.guidance_range
     if not 0 <= config.caption_dropout < 1 or not 0 < low <= high:
         raise ValueError(
@@ -192,6 +202,7 @@ def setup(config: TextFlowConfig, data: TextLatents) -> TrainState:
             autoencoder=autoencoder,
             features=features,
             null=null,
+            channel_weights=_channel_weights(config, data, autoencoder),
             previews=previews,
             gate=data.gate,
         ),
@@ -207,6 +218,17 @@ def _model(config: TextFlowConfig) -> Any:
             raise ValueError(f"init {config.init} is {start.spec}, but {config.backbone} is {model.spec}")
         model = start
     return model.float().train().requires_grad_(True)
+
+
+def _channel_weights(config: TextFlowConfig, data: TextLatents, autoencoder: Autoencoder) -> Tensor | None:
+    """From the first examples of each group."""
+    if config.channel_power == 0:
+        return None
+    found = [
+        channel_sensitivity(autoencoder, _latent(autoencoder, batch.to(default_device())))
+        for batch in data.first(NUM_SENSED).values()
+    ]
+    return channel_weights(torch.stack(found).mean(0), config.channel_power)
 
 
 def _check_fit(config: TextFlowConfig, spec: Any, channels: int, text_width: int) -> None:
@@ -233,16 +255,20 @@ def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Itera
     condition = _condition(fixed, model, batch, dropped, _guidance(config, randomness))
     with autocast(state.device, config.precision):
         velocity = model(path.interpolate(x0, noise, t), t, condition).velocity
-    loss = flow_loss(velocity.float(), path.target(x0, noise))
+    loss = flow_loss(velocity, path.target(x0, noise), fixed.channel_weights)
     yield Objective("flow", loss, {"flow": loss.detach().mean()})
 
 
-@torch.no_grad()
 def _target(fixed: Fixed, batch: Batch) -> Tensor:
+    return _latent(fixed.autoencoder, batch)
+
+
+@torch.no_grad()
+def _latent(autoencoder: Autoencoder, batch: Batch) -> Tensor:
     assert batch.moments is not None and batch.text is not None, (
         "text models train on encoded, captioned images"
     )
-    return fixed.autoencoder.to_latent(Moments(*batch.moments))
+    return autoencoder.to_latent(Moments(*batch.moments))
 
 
 def _guidance(config: TextFlowConfig, randomness: Randomness) -> Tensor:
