@@ -10,8 +10,8 @@ __all__ = ["flow_loss"]
 def flow_loss(prediction: Tensor, target: Tensor, channel_weights: Tensor | None = None) -> Tensor:
     """Mean squared error of each example: two (B, C, ...) => (B,), in float32 whatever the inputs.
 
-    `channel_weights` (C,) weighs the channels. The minimiser, E[target | x_t] in each channel, is the same for
-    all positive weights; what a model that falls short of it gets right first is not.
+    `channel_weights` (C,) weighs the channels. The minimiser, E[target | x_t] in each channel, is the same
+    for all positive weights; what a model that falls short of it gets right first is not.
     """
     assert prediction.shape == target.shape, f"{tuple(prediction.shape)} against {tuple(target.shape)}"
     error = (prediction.float() - target.float()).square()

@@ -30,7 +30,7 @@ from flowlab.evaluate.generation import Generated, at_shifts, evaluate
 from flowlab.evaluate.reference import Yardstick, yardstick
 from flowlab.generate.sampling import SamplingConfig
 from flowlab.jobs.files import load_study, reporting
-from flowlab.study.grid import Arm, Cell, Study, cells
+from flowlab.study.grid import Cell, Study, cells
 from flowlab.study.results import append_row, read_rows
 from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig
 from flowlab.train.loop import LoopConfig, load_state

@@ -18,7 +18,7 @@ from flowlab.data import datasets
 from flowlab.data.transforms import to_pil
 from flowlab.evaluate import reconstruction
 from flowlab.features.embedded import load_teacher
-from flowlab.jobs.cell import JUDGE, neediest_cell, flow_config, study_yardstick
+from flowlab.jobs.cell import JUDGE, flow_config, neediest_cell, study_yardstick
 from flowlab.jobs.files import load_study, reporting
 from flowlab.study.grid import Study
 from flowlab.train.flow import ensure_latents

@@ -134,9 +134,9 @@ def _perceptual(fixed: Fixed, output: Tensor, target: Tensor) -> Tensor:
 def _noisy(model: Autoencoder, z: Tensor, noise: float, randomness: Randomness) -> Tensor:
     """Noise of random strength per image on the raw latent `z`, or `z` as it is.
 
-    Of KL models relative to each final channel's deviation in the batch, through which gradients flow, so that
-    no channel escapes by growing. The embedded RAE was trained with it on the whitened latent; RAE's code adds
-    it to the bare features.
+    Of KL models relative to each final channel's deviation in the batch, through which gradients flow, so
+    that no channel escapes by growing. The embedded RAE was trained with it on the whitened latent; RAE's
+    code adds it to the bare features.
     """
     if not noise:
         return z

@@ -81,7 +81,7 @@ class TextFlowConfig:
     own conditional velocity, which is what a distillation of guidance starts from."""
     channel_power: float = 0.0
     """Weighs each latent channel's loss by how far it moves the decoded pixels, to this power
-    (autoencoders/sensitivity.py): 0 = all alike, as published. A small model needs it, a converged one not."""
+    (autoencoders/sensitivity.py): 0 = all alike, as published. It helps a model too small or too young."""
     ema_decay: float = 0.999
     """Per update."""
     precision: str = "float32"
