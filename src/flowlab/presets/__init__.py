@@ -20,6 +20,7 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "ae_rae_digits": digits.ae_rae_digits,
     "ae_flux2_photos": photos.ae_flux2_photos,
     "ae_flux2_scenes": scenes.ae_flux2_scenes,
+    "ae_flux2_scenes_clean": scenes.ae_flux2_scenes_clean,
     "scene_reader": scenes.scene_reader,
     "ae_ablation_none": ablation.ae_ablation_none,
     "ae_ablation_kl": ablation.ae_ablation_kl,
