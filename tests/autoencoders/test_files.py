@@ -22,7 +22,7 @@ FLOOR_DB = {
     "flux2": 27.0,
     "rae": 23.0,
     "flux2_photos": 34.0,
-    "flux2_scenes": 29.0,
+    "flux2_scenes": 28.0,
 }
 CHANNELS = {
     "sd": 4,

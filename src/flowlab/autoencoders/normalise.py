@@ -60,8 +60,9 @@ class BatchStatistics(nn.Module):
         return z * self._std() + self.running_mean[:, None, None]
 
     def fit(self, z: Tensor) -> None:
+        """Less eps, which is added again: a channel whose raw values are small gets deviation 1, too."""
         self.running_mean.copy_(z.mean(dim=(0, 2, 3)))
-        self.running_var.copy_(z.var(dim=(0, 2, 3)))
+        self.running_var.copy_((z.var(dim=(0, 2, 3)) - self.eps).clamp_min(0))
 
     def _std(self) -> Tensor:
         return (self.running_var + self.eps).sqrt()[:, None, None]
