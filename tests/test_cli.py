@@ -112,7 +112,7 @@ FAULTS = [
     ("train ae_flux2_digits --optimiser.name sgd --dry-run", "choose from: adamw, muon"),
     ("train flow_flux2_digits --alignment.weight 0.5 --alignment.block 9", "tiny has blocks 1 to 3"),
     ("train ae_rae_digits --semantic-weight 1", "rae's encoder is frozen"),
-    ("train ae_flux2_digits --latent-noise 1", "only representation autoencoders"),
+    ("train ae_flux2_digits --latent-noise 1 --loop.micro-batch-size 8", "latent_noise mixes the examples"),
     ("train teacher_digits --num-images 0", "num_images is 0"),
     ("train judge_digits --loop.num-steps 0", "loop.num_steps is 0"),
     ("encode nosuch", "choose from: sd, flux1"),

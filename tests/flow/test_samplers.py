@@ -51,7 +51,7 @@ def test_carries_noise_to_the_data_distribution(name: str) -> None:
 
 @every
 def test_a_rising_grid_goes_back_to_the_noise(name: str) -> None:
-    z = torch.randn(7, 1, dtype=torch.float64)
+    z = torch.linspace(-1.5, 1.5, 7, dtype=torch.float64)[:, None]  # the error grows with |z|
     flow, grid = gaussian_flow(-1.0, 0.7), sampling_grid(1000)
     back = SAMPLERS[name](flow, SAMPLERS[name](flow, z, grid), grid.flip(0))
     torch.testing.assert_close(back, z, rtol=0, atol=5e-3)
