@@ -26,6 +26,17 @@ def test_fit_gives_unit_scale_and_inverse_undoes_it(name):
     torch.testing.assert_close(layer.inverse(out), z, rtol=1e-5, atol=1e-5)
 
 
+def test_a_channel_of_small_values_is_brought_to_deviation_one_too():
+    """Raw deviation 0.013, of the size of the root of eps: without care its normalised one would be 0.79."""
+    torch.manual_seed(0)
+    layer = NORMALISATIONS["batchnorm"](2, 1)
+    z = torch.randn(4000, 2, 1, 1) * torch.tensor([0.013, 3.0])[:, None, None]
+    layer.fit(z)
+    out = layer(z)
+    torch.testing.assert_close(out.std((0, 2, 3)), torch.ones(2), rtol=1e-3, atol=0)
+    torch.testing.assert_close(layer.inverse(out), z, rtol=1e-4, atol=1e-6)
+
+
 def test_the_granularity_is_the_published_one():
     """One number for the latent, one per channel, one per channel and position."""
     sizes = {

@@ -10,7 +10,7 @@ import pytest
 
 from flowlab.core.config import to_dict
 from flowlab.core.files import read_json, write_json
-from flowlab.jobs.cell import find_cell, flow_config, run_cell
+from flowlab.jobs.cell import find_cell, flow_config, neediest_cell, run_cell
 from flowlab.jobs.files import load_study
 from flowlab.study.grid import Arm, Cell, cells
 from flowlab.study.results import COLUMNS, read_rows
@@ -30,6 +30,12 @@ def test_the_study_survives_its_file(folder):
     assert load_study(folder) == STUDY
     with pytest.raises(ValueError, match="holds no study.json"):
         load_study(folder.parent)
+
+
+def test_the_neediest_cell_is_an_aligned_one_and_a_foreign_autoencoder_is_named():
+    assert neediest_cell(build("quickstart"), "flux2").arm.repa != "none"
+    with pytest.raises(ValueError, match=r"no run on autoencoder 'vavae'; it has: .*flux2"):
+        neediest_cell(STUDY, "vavae")
 
 
 def test_a_cell_leaves_one_row_per_checkpoint_and_shift(folder):

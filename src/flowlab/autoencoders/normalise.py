@@ -60,7 +60,7 @@ class BatchStatistics(nn.Module):
         return z * self._std() + self.running_mean[:, None, None]
 
     def fit(self, z: Tensor) -> None:
-        """Less eps, which is added again: a channel whose raw values are small gets deviation 1, too."""
+        """Less eps, which is added again: a channel of raw deviation down to 0.01 gets exactly 1, too."""
         self.running_mean.copy_(z.mean(dim=(0, 2, 3)))
         self.running_var.copy_((z.var(dim=(0, 2, 3)) - self.eps).clamp_min(0))
 

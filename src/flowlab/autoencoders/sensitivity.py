@@ -23,17 +23,22 @@ STEP = 0.2
 def channel_sensitivity(model: Autoencoder, latent: Tensor, seed: int = 0) -> Tensor:
     """(C,): mean squared change of the pixels over that of the channel, around final latents (B, C, h, w).
 
-    Each channel alone is moved by Gaussian noise; deterministic in `seed`.
+    Each channel alone is moved by Gaussian noise; deterministic in `seed`. One image is decoded at a time,
+    C + 1 times, so that the largest decoders fit.
     """
-    rows = torch.arange(len(latent))
-    noise = STEP * Streams.for_samples(seed, rows, purpose="sensitivity").normal(*latent.shape[1:])
-    noise, still = noise.to(latent), model.decode(latent)
-    found = []
-    for channel in range(latent.shape[1]):
-        moved = latent.clone()
-        moved[:, channel] += noise[:, channel]
-        change = (model.decode(moved) - still).square().mean()
-        found.append(change / noise[:, channel].square().mean())
+    streams = Streams.for_samples(seed, torch.arange(len(latent)), purpose="sensitivity")
+    noise = STEP * streams.normal(*latent.shape[1:]).to(latent)
+    changes = torch.stack([_changes(model, *pair) for pair in zip(latent, noise, strict=True)])  # (B, C)
+    return changes.mean(0) / noise.square().mean((0, 2, 3))
+
+
+def _changes(model: Autoencoder, latent: Tensor, noise: Tensor) -> Tensor:
+    """(C,): mean squared change of one image's pixels by the noise (C, h, w) of each channel alone."""
+    still, found = model.decode(latent[None]), []
+    for channel, moved_by in enumerate(noise):
+        moved = latent[None].clone()
+        moved[:, channel] += moved_by
+        found.append((model.decode(moved) - still).square().mean())
     return torch.stack(found)
 
 

@@ -210,6 +210,9 @@ def flow_config(study: Study, cell: Cell, study_folder: Path) -> FlowConfig:
 def neediest_cell(study: Study, ae: str) -> Cell:
     """A cell of that autoencoder whose training data serves all its cells: one with alignment, if any has."""
     mine = [cell for cell in cells(study) if cell.arm.ae == ae]
+    if not mine:
+        used = ", ".join(sorted({cell.arm.ae for cell in cells(study)}))
+        raise ValueError(f"study {study.name!r} has no run on autoencoder {ae!r}; it has: {used}")
     return max(mine, key=lambda cell: cell.arm.repa != "none")
 
 

@@ -25,7 +25,8 @@ def flux2_scenes_text(debug: bool = False) -> TextFlowConfig:
 
     Encoding 40,000 scenes comes first, 3 minutes on one core of Zen 4; a step of 32 images then takes 0.75 s
     on one core and, with `--compile-blocks`, 0.37 s on two quiet ones. What ships are these steps, from
-    weights that had seen 313,600 images in an earlier latent (results/flux2_scenes); fresh ones need more.
+    weights that had seen 313,600 images in an earlier latent, and 800 more with the rate falling to zero
+    (results/flux2_scenes). From fresh weights it was not run, and needs more.
     """
     config = _scenes(num_steps=4000)
     return _rung(replace(config, scenes=replace(ALL, one_reference=0, two_references=0)), debug)

@@ -70,7 +70,7 @@ def quickstart() -> Study:
         num_train_images=8192,
         num_reference=2000,
         num_sample_steps=20,
-        seconds_per_evaluation=3.9,
+        seconds_per_evaluation=5.0,
     )
 
 
