@@ -92,6 +92,29 @@ def test_every_shipped_autoencoder_passes_on_its_data_without_a_warning(name, pi
     assert len(report.rows) == (1 if one_scale else load(name).spec.channels)
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "stops"),
+    [
+        (0.3, 1.0, False),
+        (0.8, 1.0, True),
+        (0.0, 0.7, False),
+        (0.0, 0.5, True),
+        (0.0, 1.4, False),
+        (0.0, 1.9, True),
+    ],
+)
+def test_beside_the_limits_it_warns_and_far_beside_it_stops(pictures, mean, std, stops):
+    """One channel moved, both ways alike, so that the round trip stays: |mean| 0.5 and std 0.6 to 1.6."""
+    model = load("flux2")
+    model.normalise.running_mean[3] -= mean * model.normalise.running_var[3].sqrt()  # pyright: ignore
+    model.normalise.running_var[3] /= std**2  # pyright: ignore
+    if stops:
+        caught(model, pictures, "channel 3")
+    else:
+        with pytest.warns(UserWarning, match="unusual latents"):
+            assert judged(model, pictures).outcome == "warned"
+
+
 def test_the_numbers_are_those_of_the_whole_set(pictures):
     """Streamed in uneven batches they equal statistics of all latents at once, and the metric's PSNR."""
     model = load("flux2")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowlab.autoencoders import load, save, save_diffusers
+from flowlab.autoencoders import gate, load, save, save_diffusers
 from flowlab.autoencoders.normalise import patchify
 from flowlab.autoencoders.zoo import ZooAutoencoder
 from flowlab.core.seeds import Streams
@@ -158,6 +158,11 @@ def _their_scaling(model: Any, z: Tensor) -> Tensor:
         mean, std = (torch.tensor(config[key]).view(-1, 1, 1) for key in ("latents_mean", "latents_std"))
         return (z - mean) / std * config.get("scaling_factor", 1.0)
     return (z - (config.get("shift_factor") or 0.0)) * config.get("scaling_factor", 1.0)
+
+
+def test_the_gate_judges_channels_where_their_constants_differ(tmp_path):
+    assert gate.per_channel(saved("AutoencoderKL", tmp_path / "own"))
+    assert not gate.per_channel(saved("AsymmetricAutoencoderKL", tmp_path / "one"))
 
 
 def test_a_posterior_is_sampled_from_its_generators(tmp_path):

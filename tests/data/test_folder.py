@@ -28,18 +28,40 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_sorted_labelled_and_exact(root):
+def paths(dataset) -> list[str]:
+    return [str(dataset.path(i).relative_to(dataset.root)) for i in range(len(dataset))]
+
+
+def test_every_image_is_listed_labelled_and_exact(root):
     dataset = folder(root, resolution=32)
-    batch = dataset.read(torch.tensor([4, 0]))
-    assert dataset.class_names == ("ant", "bee") and dataset.num_classes == 2 and len(dataset) == 6
+    names = paths(dataset)
+    assert dataset.class_names == ("ant", "bee") and dataset.num_classes == 2
+    assert sorted(names) == [f"{name}/{i}.png" for name in ("ant", "bee") for i in range(3)]
+    batch = dataset.read(torch.tensor([names.index("bee/1.png"), names.index("ant/0.png")]))
     assert batch.label is not None and batch.label.tolist() == [1, 0]
     assert batch.pixels is not None and torch.equal(batch.pixels[0], from_pil(noise(1)))
-    assert dataset.path(4) == root / "bee" / "1.png"
+
+
+def test_the_first_images_come_from_all_classes_and_an_order_holds(tmp_path):
+    """The gate and a latent's statistics see the first ones; a further file must not shuffle the others."""
+    for label in range(8):
+        (tmp_path / f"class {label}").mkdir()
+        for i in range(32):
+            noise(label).save(tmp_path / f"class {label}" / f"{i}.png")
+    dataset = folder(tmp_path, resolution=32)
+    first = dataset.read(torch.arange(64)).label
+    assert first is not None and first.bincount(minlength=8).min() >= 2, (
+        "64 of 256 images, 8 a class expected"
+    )
+    before = paths(dataset)
+    noise(9).save(tmp_path / "class 3" / "new.png")
+    after = paths(folder(tmp_path, resolution=32))
+    assert [name for name in after if name != "class 3/new.png"] == before
 
 
 def test_num_images_spreads_over_the_classes(root):
     label = folder(root, resolution=32, num_images=2).read(torch.arange(2)).label
-    assert label is not None and label.tolist() == [0, 1]
+    assert label is not None and sorted(label.tolist()) == [0, 1]
     with pytest.raises(ValueError, match="ask for 1 to 6"):
         folder(root, resolution=32, num_images=7)
 
@@ -65,9 +87,10 @@ def test_wrong_size_is_an_error_unless_a_policy_is_given(root):
     with pytest.raises(
         ValueError, match=r"big\.png is 80x50, expected 32x32; resize it or choose resize='adm'"
     ) as caught:
-        folder(root, resolution=32).read(torch.tensor([3]))
+        folder(root, resolution=32).read(torch.arange(7))
     assert "\n" not in str(caught.value)
-    cut = folder(root, resolution=32, resize="adm").read(torch.tensor([3])).pixels
+    tolerant = folder(root, resolution=32, resize="adm")
+    cut = tolerant.read(torch.tensor([paths(tolerant).index("ant/big.png")])).pixels
     assert cut is not None and torch.equal(cut[0], from_pil(adm_center_crop(big, 32)))
 
 
@@ -122,7 +145,7 @@ def test_vanished_file_is_named(root):
     dataset = folder(root, resolution=32)
     (root / "ant" / "0.png").unlink()
     with pytest.raises(ValueError, match=r"no image at .*0\.png"):
-        dataset.read(torch.tensor([0]))
+        dataset.read(torch.arange(6))
 
 
 def test_bad_roots_say_what_is_expected(tmp_path):

@@ -112,12 +112,16 @@ def test_which_sizes_fit():
 # ---- the collector -----------------------------------------------------------------------------------------
 
 
-def collected(images: Tensor, batch: int, **options: int) -> dict[str, float]:
+def collector(images: Tensor, batch: int, **options: int) -> LatentStatistics:
     model, found = Pooled(), LatentStatistics(**options)
     for part in images.split(batch):
         mean = model.encode(part).mean
         found.update(model, part, mean, 2 * mean + 1, model.decode_raw(mean))
-    return found.row()
+    return found
+
+
+def collected(images: Tensor, batch: int, **options: int) -> dict[str, float]:
+    return collector(images, batch, **options).row()
 
 
 def test_the_row_does_not_depend_on_the_batch_and_knows_scale_and_shift():
@@ -128,6 +132,17 @@ def test_the_row_does_not_depend_on_the_batch_and_knows_scale_and_shift():
     assert row["latent_mean_max"] == pytest.approx(float(latent.mean((0, 2, 3)).abs().max()), rel=1e-5)
     assert row["latent_std_min"] == pytest.approx(float(latent.std((0, 2, 3)).min()), rel=1e-3)
     assert row["latent_std_min"] <= row["latent_std_max"] and 2.9 < row["effective_rank"] <= 3
+
+
+def test_the_curves_are_what_the_columns_sum_up():
+    images = noise(12, 3, 32, 32).clamp(-1, 1)
+    curves, row = collector(images, 5).curves(), collected(images, 12)
+    latent = 2 * torch.nn.functional.avg_pool2d(images, 2) + 1
+    assert curves["latent_mean"] == pytest.approx(latent.mean((0, 2, 3)).tolist(), rel=1e-5)
+    assert curves["latent_std"] == pytest.approx(latent.std((0, 2, 3)).tolist(), rel=1e-3)
+    assert curves["spectrum_image"] == pytest.approx(radial_power(images, 15).mean(0).tolist(), rel=1e-6)
+    slope = spectrum_slope(torch.tensor(curves["spectrum"]))
+    assert len(curves["spectrum"]) == 15 and slope == pytest.approx(row["spectrum_slope"], rel=1e-5)
 
 
 def test_only_the_first_images_are_turned():

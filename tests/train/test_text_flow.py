@@ -105,6 +105,15 @@ def test_a_kind_of_none_keeps_the_other_caches(cache):
     assert data.identity != whole.identity
 
 
+def test_edits_are_listed_as_often_as_asked(cache):
+    once, thrice = (
+        text_flow.dataset(config(cache, scenes=replace(FEW, times_edits=times))) for times in (1, 3)
+    )
+    assert thrice.prompts == once.prompts[:12] + [prompt for prompt in once.prompts[12:] for _ in range(3)]
+    assert thrice.caches[1].folder == once.caches[1].folder and thrice.identity != once.identity
+    assert FEW.at_most(4) == replace(FEW, times_edits=3).at_most(4)
+
+
 def folder_of_pictures(root: Path) -> Path:
     entries = []
     for i in range(8):
@@ -349,6 +358,7 @@ def test_a_flux1_learns_from_cached_tokens_and_their_pooled_vector(cache, tmp_pa
             {"scenes": ScenesConfig(text=0, json=0, one_reference=0, two_references=0)},
             "give at least one example",
         ),
+        ({"scenes": ScenesConfig(times_edits=0)}, "times_edits is 0; give 1 or more"),
         ({"text": "bert"}, "unknown text encoder .* 'bert'"),
     ],
 )

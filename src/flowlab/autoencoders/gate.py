@@ -165,7 +165,11 @@ def floor_of(spec: LatentSpec) -> float:
 
 
 def per_channel(autoencoder: Autoencoder) -> bool:
-    """Whether the normalisation promises unit scale in each channel; told by its type, not by a name."""
+    """Whether the normalisation promises unit scale in each channel; told by its type, not by a name, or by
+    constants of zoo.py that differ between channels (Wan, Qwen-Image, LTX)."""
+    std = dict(autoencoder.named_buffers(recurse=False)).get("std")
+    if std is not None and std.numel() > 1 and bool((std != std.flatten()[0]).any()):
+        return True
     return any(
         isinstance(module, (BatchStatistics, Whitening))
         or (isinstance(module, StoredWhitening) and module.statistics != "none")

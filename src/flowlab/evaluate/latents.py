@@ -32,7 +32,8 @@ __all__ = [
 
 
 class LatentStatistics:
-    """Collects over batches; `row` gives the columns. Only sums are kept, whatever the number of images.
+    """Collects over batches; `row` gives the columns, `curves` what has many numbers. Only sums are kept,
+    whatever the number of images.
 
     `num_turned`: equivariance, which decodes each image twice more, is of the first so many images.
     """
@@ -86,6 +87,18 @@ class LatentStatistics:
             row[name] = summary.mean if summary else math.nan
             row[f"{name}_se"] = summary.standard_error if summary else math.nan
         return row
+
+    def curves(self) -> dict[str, list[float]]:
+        """`latent_mean` and `latent_std` of each channel of the final latent; `spectrum` and
+        `spectrum_image`: mean power of an image at each frequency, see `radial_power`."""
+        assert self._final is not None, "no batch was added"
+        found = {
+            "latent_mean": self._final.mean,
+            "latent_std": self._final.covariance.diagonal().sqrt(),
+            "spectrum": self._power["spectrum_slope"] / self.num_images,
+            "spectrum_image": self._power["spectrum_slope_image"] / self.num_images,
+        }
+        return {name: values.tolist() for name, values in found.items()}
 
 
 # ---- equivariance ------------------------------------------------------------------------------------------

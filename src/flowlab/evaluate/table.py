@@ -122,7 +122,8 @@ def _tags(tag: str, contents: Sequence[str]) -> str:
 
 
 def _csv(rows: Sequence[Row]) -> str:
-    """Every column of every row at full precision; a cell without a number is empty."""
+    """Every column of every row at full precision, lists left out; a cell without a number is empty."""
+    rows = [{name: value for name, value in row.items() if not isinstance(value, list)} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")

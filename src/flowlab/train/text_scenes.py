@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -37,16 +37,23 @@ class ScenesConfig:
     """Edits of one picture."""
     two_references: int = 12_000
     """Edits with a second picture to take from."""
+    times_edits: int = 1
+    """How often each edit is listed: more, and edits are drawn more often without more of them."""
 
     def validate(self) -> None:
         """At least one example, no negative number."""
-        counts = {field.name: getattr(self, field.name) for field in fields(self)}
+        counts = self._counts()
         if min(counts.values()) < 0 or not any(counts.values()):
             raise ValueError(f"scenes has {counts}; give at least one example, and no negative number")
+        if self.times_edits < 1:
+            raise ValueError(f"scenes.times_edits is {self.times_edits}; give 1 or more")
 
     def at_most(self, count: int) -> ScenesConfig:
-        """The same kinds with no more than `count` of each."""
-        return replace(self, **{field.name: min(count, getattr(self, field.name)) for field in fields(self)})
+        """The same kinds with no more than `count` of each, each listed once."""
+        return ScenesConfig(**{name: min(count, number) for name, number in self._counts().items()})
+
+    def _counts(self) -> dict[str, int]:
+        return {name: number for name, number in asdict(self).items() if name != "times_edits"}
 
 
 def scenes_latents(split: str, config: ScenesConfig, encoder: Encoder, batch_size: int) -> TextLatents:
@@ -56,8 +63,8 @@ def scenes_latents(split: str, config: ScenesConfig, encoder: Encoder, batch_siz
         parts.append(_captioned(split, config.text, config.json, encoder))
     for num_references, num_images in ((1, config.one_reference), (2, config.two_references)):
         if num_images:
-            parts.append(_edited(split, num_references, num_images, encoder))
-    report([len(part.prompts) for part in parts], [part.name for part in parts], batch_size)
+            parts.append(_edited(split, num_references, num_images, config.times_edits, encoder))
+    report([part.times * len(part.prompts) for part in parts], [part.name for part in parts], batch_size)
     return _joined(parts)
 
 
@@ -69,6 +76,8 @@ class Part:
     prompts: Sequence[str]
     targets: LatentDataset
     references: LatentDataset | None = None
+    times: int = 1
+    """How often each example is listed."""
 
 
 def _joined(parts: Sequence[Part]) -> TextLatents:
@@ -80,6 +89,7 @@ def _joined(parts: Sequence[Part]) -> TextLatents:
         examples += [
             Example(prompt, (target, i), [(reference, each * i + k) for k in range(each)], group)
             for i, prompt in enumerate(part.prompts)
+            for _ in range(part.times)
         ]
     return TextLatents(caches, examples, [part.name for part in parts])
 
@@ -109,7 +119,7 @@ def _captioned(split: str, num_words: int, num_json: int, encoder: Encoder) -> P
     return Part("text", _kept(targets.folder / f"prompts_{num_words}.json", say), targets)
 
 
-def _edited(split: str, num_references: int, num_images: int, encoder: Encoder) -> Part:
+def _edited(split: str, num_references: int, num_images: int, times: int, encoder: Encoder) -> Part:
     """Edits with one or two references."""
     resolution = encoder.model.spec.resolution
     data = scene_edits(split, num_references=num_references, num_images=num_images, resolution=resolution)
@@ -120,7 +130,8 @@ def _edited(split: str, num_references: int, num_images: int, encoder: Encoder) 
         blocks = torch.arange(num_images).split(BLOCK)
         return [one.instruction for block in blocks for one in data.edits(block)]
 
-    return Part(name, _kept(targets.folder / "prompts.json", say), targets, encoder.encoded(References(data)))
+    prompts = _kept(targets.folder / "prompts.json", say)
+    return Part(name, prompts, targets, encoder.encoded(References(data)), times)
 
 
 def _kept(file: Path, say: Callable[[], list[str]]) -> list[str]:

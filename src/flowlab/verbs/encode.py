@@ -17,7 +17,7 @@ class EncodeOptions:
     split: str = "train"
     """A split of the data set; `all` for a folder without splits."""
     num_images: int | None = None
-    """The first so many images; by default all."""
+    """So many of a folder, spread over its classes, or the first so many of another; by default all."""
     resize: str = "exact"
     """What a folder's images go through: exact (they have the size already) or adm (ADM's centre crop)."""
     out: Path | None = None

@@ -59,7 +59,7 @@ class ReconstructionOptions:
     out: Path | None = None
     """Append the rows to this file, one JSON object a line."""
     table: Path | None = None
-    """Write the table to this file: .md, .html, or .csv with every column."""
+    """Write the table to this file: .md, .html, or .csv with every single number."""
     viewer: Path | None = None
     """Write a page to look at the pictures side by side to this .html file."""
     viewer_images: int = 8
@@ -229,7 +229,9 @@ def _row(name: str, options: ReconstructionOptions, networks: Networks, chosen: 
         batch_size=options.batch_size,
         watch=[see],
     )
-    return row | (latents.row() if options.latents else {}) | _speed(model, images, options)
+    if options.latents:
+        row |= latents.row() | latents.curves()
+    return row | _speed(model, images, options)
 
 
 def _gate(model: Autoencoder, images: Dataset, options: ReconstructionOptions) -> str:
