@@ -27,7 +27,7 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # width and convolut
 PIXEL_SHIFT, PIXEL_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # LPIPS' ScalingLayer, on [-1, 1]
 SMALLEST = 2 ** (len(STAGES) - 1)  # pixels per side that four halvings need
 
-TRUNK_SHA256 = "397923af"  # first digits, which torchvision writes into the name vgg16-397923af.pth
+TRUNK_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"  # vgg16-397923af.pth
 HEADS_SHA256 = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"  # lpips v0.1 vgg.pth
 CLASSIFIER = ("classifier.", "pre_logits.", "head.")  # what published trunks hold beside the convolutions
 
@@ -169,7 +169,7 @@ def _is_published(path: Path, sha256: str, what: str, check_hash: bool) -> bool:
         raise ValueError(f"no weights at {path}; give the path of {what}")
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found.startswith(sha256):
+    if found == sha256:
         return True
     complaint = f"{path} is not {what}: its sha256 begins {found[:8]}, not {sha256[:8]}"
     if check_hash:
