@@ -28,8 +28,9 @@ def test_folder_with_and_without_splits(tmp_path):
         to_pil(pixels[i]).save(tmp_path / "train" / str(i) / "a.png")
     inside, whole = load(str(tmp_path), "train"), load(str(tmp_path / "train"), "all")
     assert inside.identity == whole.identity and len(inside) == 2
-    again = inside.read(torch.arange(2)).pixels
-    assert again is not None and torch.equal(again, pixels)
+    again = inside.read(torch.arange(2))
+    assert again.pixels is not None and again.label is not None
+    assert torch.equal(again.pixels, pixels[again.label])
     with pytest.raises(ValueError, match=r"no split 'heldout' .*it holds: train"):
         load(str(tmp_path), "heldout")
 
