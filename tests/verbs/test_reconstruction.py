@@ -96,8 +96,9 @@ def test_one_pass_of_vgg_gives_both_distances(tmp_path: Path, monkeypatch: pytes
     few = ("--num-images", 6, "--no-gate", "--no-latents")
     assert reconstruction("flux2", *QUICK, *few, *files, "--out", out) == 0
     (row,) = rows_of(out)
-    images = datasets.load("digits", "heldout", num_images=6)
-    pixels = to_float(images.read(torch.arange(6)).pixels)
+    images = datasets.load("digits", "heldout", num_images=6).read(torch.arange(6)).pixels
+    assert images is not None
+    pixels = to_float(images)
     model = autoencoders.load("flux2")
     with torch.no_grad():
         found = network.distances(pixels, model.decode(model.latents(pixels)).clamp(-1, 1))

@@ -71,6 +71,7 @@ def _learnability(ablation: Ablation, dataset: str, ae_file: Path, runs: Path, s
     (result,) = generation.evaluate(model, ae, ruler, [sampling], num_samples=ablation.num_samples)
     numbers = {name: result.numbers[name] for name in ("fid", "fid_se", "features")}
     return numbers | {
+        "gate": state.fixed.gate,
         "flow_seed": seed,
         "flow_seconds": seconds,
         "flow_config_id": config_id(replace(config, cache="", autoencoder="")),

@@ -51,6 +51,7 @@ COLUMNS: dict[str, type] = {
     "fid": float,  # of the flow model, never read without `features`
     "fid_se": float,
     "features": str,
+    "gate": str,  # passed, warned or off: what judged the autoencoder before the flow model trained
     **MEASURED,
     "ae_seconds": float,
     "flow_seconds": float,
