@@ -10,7 +10,15 @@ import torch
 from PIL import Image
 
 from flowlab.core.seeds import Streams
-from flowlab.generate.images import read_facts, read_folder, shared, write_folder
+from flowlab.generate.images import (
+    finish_folder,
+    read_facts,
+    read_folder,
+    shared,
+    unfinished,
+    write_folder,
+    write_image,
+)
 
 
 def _images(n: int = 3) -> torch.Tensor:
@@ -55,3 +63,27 @@ def test_foreign_files_are_named(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match="plain.png carries no facts"):
         read_facts(tmp_path / "plain.png")
+
+
+def test_one_by_one_gives_the_same_folder(tmp_path: Path) -> None:
+    images, facts = _images(), [{"model": "abc", "index": i} for i in range(3)]
+    assert unfinished(tmp_path / "slow") == {}
+    for number in (2, 0, 1):
+        write_image(tmp_path / "slow", number, images[number], facts[number])
+    assert unfinished(tmp_path / "slow") == dict(enumerate(facts))
+    finish_folder(tmp_path / "slow")
+    common, own = shared(facts)
+    write_folder(tmp_path / "whole", images, own, common)
+    assert read_folder(tmp_path / "slow") == read_folder(tmp_path / "whole")
+    for name in ("00000.png", "00001.png", "00002.png"):
+        slow, whole = tmp_path / "slow" / name, tmp_path / "whole" / name
+        assert read_facts(slow) == read_facts(whole)
+        assert Image.open(slow).tobytes() == Image.open(whole).tobytes()
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        unfinished(tmp_path / "slow")
+
+
+def test_a_missing_image_is_no_finished_folder(tmp_path: Path) -> None:
+    write_image(tmp_path, 1, _images()[1], {"index": 1})
+    with pytest.raises(AssertionError, match="images are missing"):
+        finish_folder(tmp_path)

@@ -14,7 +14,7 @@ from tests.verbs.command import flowlab
 
 from flowlab import autoencoders, backbones, text
 from flowlab.core.files import read_json
-from flowlab.generate import loading
+from flowlab.generate import images, loading
 from flowlab.generate.images import read_facts
 
 Capture = pytest.CaptureFixture[str]
@@ -59,6 +59,46 @@ def test_prompts_become_a_folder(model: Path, tmp_path: Path, capsys: Capture) -
     printed = capsys.readouterr()
     assert "4 images, 64 x 64, 2 steps, guidance 3.0 (cfg), flux2_scenes" in printed.out
     assert "2/2" in printed.err, "progress is on stderr"
+
+
+def test_a_stopped_run_goes_on_where_it_was(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    words = ("generate", "a star", "a ring", "--model", model, "--steps", 2, "--num-images", 2)
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert flowlab(*words, "--batch-size", 1, "--out", whole) == 0
+    write = images.write_image
+
+    def stopped(folder: Path, number: int, *rest: Any) -> None:
+        if number == 2:
+            raise KeyboardInterrupt
+        write(folder, number, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "write_image", stopped)
+        assert flowlab(*words, "--batch-size", 1, "--out", out) == 130
+    assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png"]
+    (out / ".00002.png.1.part").write_bytes(b"half of one")  # as a kill may leave it
+    before = (out / "00001.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert flowlab(*words, "--batch-size", 1, "--out", out) == 0
+    printed = capsys.readouterr()
+    assert "2 images are there already" in printed.out and "4/4" in printed.err, "two images of two steps"
+    assert (out / "00001.png").stat().st_mtime_ns == before
+    assert read_json(out / "manifest.json") == read_json(whole / "manifest.json")
+    assert [bits(out / f"0000{i}.png") for i in range(4)] == [bits(whole / f"0000{i}.png") for i in range(4)]
+
+
+def test_a_run_does_not_go_on_in_another_ones_folder(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ("--model", model, "--steps", 1, "--out", tmp_path / "out")
+    assert flowlab("generate", "a star", "a ring", *words) == 0
+    assert flowlab("generate", "a star", "a ring", *words) == 2, "it is finished"
+    assert "exists and is not empty" in capsys.readouterr().err
+    (tmp_path / "out" / "manifest.json").unlink()
+    assert flowlab("generate", "a star", "a heart", *words) == 2
+    assert "00001.png is of another run (its prompt differs)" in capsys.readouterr().err
+    assert flowlab("generate", "a star", *words) == 2
+    assert "00001.png is of another run (its number differs)" in capsys.readouterr().err
 
 
 def test_from_repeats_an_image_to_the_bit(model: Path, star: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def yardstick(dataset: str, resolution: int, num_images: int, judge: str, cache:
 
 
 @torch.no_grad()
-def features_of(network: nn.Module, images: Tensor, batch_size: int = 250) -> Tensor:
+def features_of(network: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
     """uint8 (n, 3, H, W) => (n, d) float32 on the CPU."""
     device = device_of(network)
     return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])

@@ -152,30 +152,32 @@ class Pipeline:
             (made,) = rewritten([made], upsample)
         return self.run(made, batch_size=batch_size, progress=progress)
 
-    @torch.no_grad()
     def run(self, made: Plan, *, batch_size: int = 4, progress: bool = True) -> Images:
         """The images of a plan, in its order."""
+        found = sorted(self.stream(made, batch_size=batch_size, progress=progress), key=lambda one: one[0])
+        return Images(pixels=torch.stack([pixels for _, pixels, _ in found]), facts=[one[2] for one in found])
+
+    @torch.no_grad()
+    def stream(
+        self, made: Plan, *, batch_size: int = 4, progress: bool = True
+    ) -> Iterator[tuple[int, Tensor, dict[str, Any]]]:
+        """(number among the plan's requests, uint8 (3, H, W), facts) of each image when its batch is done."""
         from tqdm import tqdm
 
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give 1 or more")
         batches = list(_batches(made.requests, batch_size))
         ready = _Ready(self, made)
-        pixels: dict[int, Tensor] = {}
-        facts: dict[int, dict[str, Any]] = {}
         total = (len(made.times) - 1) * len(batches)
         with tqdm(total=total, unit="step", disable=not progress, file=sys.stderr) as bar:
             for rows in batches:
                 requests = [made.requests[row] for row in rows]
-                images = ready.images(requests, bar.update)
-                for place, row in enumerate(rows):
-                    pixels[row] = images[place]
+                for place, pixels in enumerate(ready.images(requests, bar.update)):
                     batch = {"size": len(rows), "row": place}
-                    facts[row] = {**self._facts(made, requests[place]), "batch": batch}
-        order = range(len(made.requests))
-        return Images(pixels=torch.stack([pixels[row] for row in order]), facts=[facts[row] for row in order])
+                    yield rows[place], pixels, {**self.facts_of(made, requests[place]), "batch": batch}
 
-    def _facts(self, made: Plan, request: Request) -> dict[str, Any]:
+    def facts_of(self, made: Plan, request: Request) -> dict[str, Any]:
+        """How an image comes to be, but for the batch that it is made in."""
         num_tokens = self.text.num_tokens(request.text)
         return {
             "prompt": request.prompt,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flowlab.generate.loading import Located
-    from flowlab.generate.pipeline import Images, Pipeline
+    from flowlab.generate.pipeline import Pipeline
     from flowlab.generate.plans import Plan
     from flowlab.generate.prompts import Prompt
     from flowlab.verbs.generate import GenerateOptions
@@ -21,12 +23,16 @@ BATCH_SIZE = 4
 
 
 def generate_prompts(words: Sequence[str], options: GenerateOptions) -> None:
-    """Prompts => a folder of PNG images and a manifest, in the order of the prompts."""
-    from flowlab.generate.images import check_folder
+    """Prompts => a folder of PNG images and a manifest, in the order of the prompts.
+
+    Each image is written when it is done; the same command goes on in a folder where it was stopped.
+    """
+    from flowlab.generate.images import finish_folder, unfinished
     from flowlab.generate.loading import locate
     from flowlab.generate.pipeline import Pipeline, rewritten
 
-    folder = check_folder(options.out) if options.out else _new_folder()
+    folder = options.out or _new_folder()
+    kept = unfinished(folder)
     prompts = _prompts(words, options)
     located = locate(
         options.model,
@@ -52,22 +58,23 @@ def generate_prompts(words: Sequence[str], options: GenerateOptions) -> None:
         tiles=options.tiles,
     )
     _tell_texts(pipeline, plans.values())
-    made = {}
+    plans = _remaining(pipeline, plans, kept, folder)
     for rows, one in plans.items():
-        made |= dict(zip(rows, _pairs(_run(pipeline, one, options)), strict=True))
-    _write(folder, [made[row] for row in sorted(made)])
+        _make(pipeline, rows, one, folder, _batch_size(options))
+    print(finish_folder(folder))
 
 
 def repeat_image(path: Path, out: Path | None) -> None:
     """A PNG made from a prompt => the same image again."""
-    from flowlab.generate.images import check_folder
+    from flowlab.generate.images import check_folder, shared, write_folder
     from flowlab.generate.repeat import repeat
 
     folder = check_folder(out) if out else _new_folder()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that the prompt was cut is in its facts
         images = repeat(path)
-    _write(folder, _pairs(images))
+    common, own = shared(images.facts)
+    print(write_folder(folder, images.pixels, own, common))
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------
@@ -191,22 +198,45 @@ def _tell_texts(pipeline: Pipeline, plans: Any) -> None:
 # ---- what is made ------------------------------------------------------------------------------------------
 
 
-def _run(pipeline: Pipeline, made: Plan, options: GenerateOptions) -> Images:
+def _remaining(
+    pipeline: Pipeline, plans: dict[tuple[int, ...], Plan], kept: dict[int, Any], folder: Path
+) -> dict[tuple[int, ...], Plan]:
+    """The plans without the images that are there; one that was made otherwise is a ValueError."""
+    asked = {
+        row: (made, one) for rows, made in plans.items() for row, one in zip(rows, made.requests, strict=True)
+    }
+    for row, facts in kept.items():
+        other = "number" if row not in asked else _difference(facts, pipeline.facts_of(*asked[row]))
+        if other is not None:
+            raise ValueError(
+                f"{folder}/{row:05d}.png is of another run (its {other} differs);"
+                " give another --out or delete it"
+            )
+    if kept:
+        print(f"  {len(kept)} images are there already")
+    left = {}
+    for rows, made in plans.items():
+        rows = tuple(row for row in rows if row not in kept)
+        if rows:
+            left[rows] = replace(made, requests=tuple(asked[row][1] for row in rows))
+    return left
+
+
+def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """The first fact, but for the batch, in which an image on disk differs; None where none does."""
+    expected = json.loads(json.dumps(expected))  # tuples as they come back from a file
+    names = {**expected, **found}.keys() - {"batch"}
+    return next((name for name in sorted(names) if found.get(name) != expected.get(name)), None)
+
+
+def _make(pipeline: Pipeline, rows: tuple[int, ...], made: Plan, folder: Path, batch_size: int) -> None:
+    """Image by image into the folder, under the numbers `rows`."""
+    from flowlab.generate.images import write_image
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said by _tell_texts
-        return pipeline.run(made, batch_size=_batch_size(options))
-
-
-def _pairs(images: Images) -> list[tuple[Any, dict[str, Any]]]:
-    return list(zip(images.pixels, images.facts, strict=True))
-
-
-def _write(folder: Path, made: Sequence[tuple[Any, dict[str, Any]]]) -> None:
-    """The folder; what all images have in common stands once in its manifest."""
-    from flowlab.generate.images import shared, write_folder
-
-    common, own = shared([entry for _, entry in made])
-    print(write_folder(folder, [pixels for pixels, _ in made], own, common))
+        for number, pixels, facts in pipeline.stream(made, batch_size=batch_size):
+            write_image(folder, rows[number], pixels, facts)
 
 
 def _new_folder() -> Path:
