@@ -24,7 +24,7 @@ from flowlab.core.config import from_dict, to_dict
 from flowlab.core.files import read_json
 from flowlab.core.weights import check_finite, load_strict, read_weights, write_weights
 
-__all__ = ["load", "save", "save_diffusers", "save_official"]
+__all__ = ["check_source", "load", "save", "save_diffusers", "save_official"]
 
 OWN = {"kl": KLSpec, "rae": RAESpec, "published_rae": PublishedRAESpec}
 """The specs that a file of ours can describe."""
@@ -65,6 +65,18 @@ def load(
         if wanted is not None:
             _check_family(model, wanted, path)
     return model
+
+
+def check_source(name_or_path: str | Path) -> None:
+    """A ValueError for what `load` cannot find, as far as that shows without reading or fetching."""
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in AUTOENCODERS or path.exists() or hub.is_hub_id(name):
+        return
+    if path.suffix in hub.WEIGHTS:
+        raise ValueError(f"no weights at {path}; give the path of a file, a diffusers folder or a hub id")
+    if name in PUBLISHED:
+        raise ValueError(f"{name} ships without weights; give the path or the hub id of its weights")
+    lookup(AUTOENCODERS, name, "autoencoder (or path to .safetensors, diffusers folder, hub id)")
 
 
 def save(model: Autoencoder, path: Path) -> None:
@@ -125,19 +137,11 @@ def _check_holdable(model: Autoencoder) -> None:
 
 def _located(name_or_path: str | Path) -> Path:
     """The file or folder; a hub id is tried last, when nothing of that name is on disk."""
+    check_source(name_or_path)
     name, path = str(name_or_path), Path(name_or_path)
     if name in AUTOENCODERS:
         return weights_path(name)
-    if path.exists():
-        return path
-    if hub.is_hub_id(name):
-        return hub.fetch(name)
-    if path.suffix in hub.WEIGHTS:
-        raise ValueError(f"no weights at {path}; give the path of a file, a diffusers folder or a hub id")
-    if name in PUBLISHED:
-        raise ValueError(f"{name} ships without weights; give the path or the hub id of its weights")
-    lookup(AUTOENCODERS, name, "autoencoder (or path to .safetensors, diffusers folder, hub id)")
-    raise AssertionError("an unknown name has raised")
+    return path if path.exists() else hub.fetch(name)
 
 
 def _from_file(
