@@ -48,6 +48,7 @@ def test_a_cell_leaves_one_row_per_checkpoint_and_shift(folder):
     planned = [(step, shift) for step in STUDY.checkpoints for shift in STUDY.sample_shifts]
     assert list(zip(rows["step"], rows["sampleshift"], strict=True)) == planned
     assert (rows["images_seen"] == rows["step"] * STUDY.batch_size).all() and rows["loss"].notna().all()
+    assert set(rows["gate"]) <= {"passed", "warned"}, "a study asks the gate, and its rows say what it said"
     assert (folder / "cells" / cell.run_id / "samples.png").is_file()
     run_cell(STUDY, cell, folder)
     assert len(read_rows(folder / "cells" / cell.run_id / "rows.jsonl")) == len(planned), (

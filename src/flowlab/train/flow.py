@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -175,7 +176,7 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
 
 def load_autoencoder(config: FlowConfig) -> Autoencoder:
     """At the resolution that the configuration asks for."""
-    asked = {} if config.resolution is None else {"resolution": config.resolution}
+    asked: dict[str, Any] = {} if config.resolution is None else {"resolution": config.resolution}
     return autoencoders.load(config.autoencoder, **asked)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["EncodeOptions", "encode", "shipped"]
 
@@ -67,7 +68,7 @@ def encode(autoencoder: str, options: EncodeOptions) -> None:
     from flowlab.features.embedded import load_teacher
 
     device = default_device()
-    asked = {} if options.resolution is None else {"resolution": options.resolution}
+    asked: dict[str, Any] = {} if options.resolution is None else {"resolution": options.resolution}
     model = autoencoders.load(autoencoder, **asked).to(device)
     images = datasets.load(
         options.dataset,

@@ -213,7 +213,7 @@ def _decoder(path: str, name: str, facts: Mapping[str, str], chosen: bool) -> An
 
     if not chosen and os.path.isabs(name) and not os.path.exists(name):
         raise ValueError(f"{path} was trained in the autoencoder {name}, which is gone; give --autoencoder")
-    asked = {"resolution": int(facts["resolution"])} if "resolution" in facts else {}
+    asked: dict[str, Any] = {"resolution": int(facts["resolution"])} if "resolution" in facts else {}
     decoder = autoencoders.load(name, **asked)
     before = facts.get("autoencoder_identity")
     if not chosen and before not in (None, decoder.identity):
