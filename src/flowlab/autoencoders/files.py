@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowlab.autoencoders import diffusers_config, formats, hub, rae_files, zoo
+from flowlab.autoencoders import diffusers_config, formats, hub, rae_files, rae_original, zoo
 from flowlab.autoencoders.base import Autoencoder
 from flowlab.autoencoders.families import FAMILIES, family_of, possible
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
@@ -43,14 +43,16 @@ def load(
     """A frozen autoencoder, on the CPU, from
 
     a key of AUTOENCODERS | a file of ours | an official or diffusers file (.safetensors, or .pt of tensors) |
-    a diffusers folder of any autoencoder class | a hub id "org/name", "org/name/folder", "org/name:file".
+    a decoder of RAE's own release | a diffusers folder of any autoencoder class |
+    a hub id "org/name", "org/name/folder", "org/name:file".
 
     `family`, a key of FAMILIES or "rae", is what the caller expects; another one is a ValueError that says
     what the file is. `variant`, a key of FAMILIES, settles what a single file does not tell: SD or SDXL,
     FLUX.1 or SD3; without it, as `family` says, else the first of each. `dtype` is of the weights, not of the
     normalisation's statistics. `overrides` replace fields of the spec that tensors cannot tell: `resolution`
-    (256 where nothing says), `groups`, `scale`, `shift`, `patch`; an unknown one is a ValueError that lists
-    the fields. Missing, unknown, misshapen and non-finite tensors are ValueErrors that name the tensor.
+    (256 where nothing says), `groups`, `scale`, `shift`, `patch`; of a decoder of RAE's release the
+    fields of rae_original.Elsewhere; an unknown one is a ValueError that lists the fields. Missing,
+    unknown, misshapen and non-finite tensors are ValueErrors that name the tensor.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from: {', '.join(map(str, DTYPES))}")
@@ -154,6 +156,10 @@ def _from_file(
     if "autoencoder" in metadata:
         _no_variant(variant, path)
         return _from_ours(json.loads(metadata["autoencoder"]), tensors, path, dtype, overrides)
+    if rae_original.is_decoder(tensors):
+        _no_variant(variant, path)
+        _no_settings(dtype, {}, path)
+        return rae_original.from_decoder(tensors, path, overrides)
     if variant is None and family in FAMILIES:
         variant = family
     return formats.from_tensors(tensors, metadata, str(path), variant, dtype, overrides)
