@@ -113,11 +113,11 @@ def expected_pixels(latent: Tensor, tensors: dict[str, Tensor], stats: dict[str,
         return F.layer_norm(x, x.shape[-1:], tensors[f"{name}.weight"], tensors[f"{name}.bias"], eps=1e-12)
 
     def attention(x: Tensor, name: str) -> Tensor:
-        heads = [
+        q, k, v = (
             linear(x, f"{name}.attention.{part}").unflatten(-1, (2, -1)).transpose(1, 2)
             for part in ("query", "key", "value")
-        ]
-        mixed = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return linear(mixed, f"{name}.output.dense")
 
     z = latent * torch.sqrt(stats["var"] + 1e-5) + stats["mean"]
@@ -166,7 +166,7 @@ def test_in_the_release_s_folders_the_other_files_are_found(release: Path, monke
     from flowlab.autoencoders import rae_original
 
     monkeypatch.setitem(rae_original.ENCODERS, "dinov2/wReg_base", str(release / "encoder"))
-    monkeypatch.setitem(rae_original.STATISTICS, GRID, "imagenet1k")
+    monkeypatch.setitem(rae_original.STATISTICS, GRID, ("ImageNet1k", "imagenet1k"))
     found = autoencoders.load(decoder_of(release), heads=2)
     assert found.identity == autoencoders.load(decoder_of(release), **elsewhere(release)).identity
 

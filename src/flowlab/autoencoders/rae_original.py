@@ -1,9 +1,10 @@
-"""RAE's own release in: a decoder of github.com/bytetriper/RAE, the statistics beside it, and its encoder.
+"""RAE's own release in: a decoder's file, the statistics and the encoder that lie elsewhere.
 
 The release (hub: nyu-visionx/RAE-collections) keeps three things in three places. `decoders/<encoder>/<size>/
 model.pt` is the decoder alone, `stats/<encoder>/<data>/stat.pt` the latent's mean and variance, and the
 encoder is a repository of its own. A decoder that lies in those folders finds the other two; elsewhere they
-are named.
+are named. Names and folders are those of github.com/bytetriper/RAE, whose loader is strict, and of diffusers'
+script that converts the release.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ ENCODERS = {  # folder of the release: the repository of its encoder
     "siglip2/base_p16_i256": "google/siglip2-base-patch16-256",
     "mae/base_p16": "facebook/vit-mae-base",
 }
-STATISTICS = {16: "imagenet1k", 32: "imagenet1k_512"}  # tokens per side: folder of stat.pt
+STATISTICS = {
+    16: ("imagenet1k", "ImageNet1k"),
+    32: ("imagenet1k_512",),
+}  # tokens per side: folders of stat.pt
 EPS = 1e-5  # RAE divides by sqrt(var + 1e-5)
 
 
@@ -151,10 +155,11 @@ def _encoder_beside(path: Path) -> str:
 
 def _statistics_beside(path: Path, grid: int) -> str:
     """decoders/<encoder>/<size>/model.pt => stats/<encoder>/<data>/stat.pt, which must exist."""
-    if len(path.parts) > 5 and path.parts[-5] == "decoders" and grid in STATISTICS:
-        found = path.parents[4].joinpath("stats", *path.parts[-4:-2], STATISTICS[grid], "stat.pt")
-        if found.is_file():
-            return str(found)
+    if len(path.parts) > 5 and path.parts[-5] == "decoders":
+        beside = path.parents[4].joinpath("stats", *path.parts[-4:-2])
+        for data in STATISTICS.get(grid, ()):
+            if (beside / data / "stat.pt").is_file():
+                return str(beside / data / "stat.pt")
     raise ValueError(
         f"{path} is a decoder of RAE without the latent's statistics beside it; give statistics=, the path of"
         " its stat.pt"
