@@ -38,7 +38,8 @@ class Yardstick:
 
     def distances(self, images: Tensor) -> dict[str, float]:
         """uint8 (n, 3, H, W) => fid, its bootstrap standard error and kid."""
-        features = features_of(self.judge, resized(images, JUDGE_SIDE))
+        parts = images.split(250)  # large ones are not all held as floats
+        features = torch.cat([features_of(self.judge, resized(part, JUDGE_SIDE)) for part in parts])
         return {
             "fid": self.reference.distance(statistics(features)),
             "fid_se": frechet_bootstrap(features, self.reference),
