@@ -108,7 +108,7 @@ FAULTS = [
     ("train flow_flux2_digits --backbone huge --dry-run", "unknown backbone size 'huge'"),
     ("train flow_flux2_digits --autoencoder nosuch", "unknown autoencoder"),
     ("train flow_flux2_digits --dataset nosuch --num-images 8", "unknown dataset 'nosuch'"),
-    ("train flow_flux2_digits --num-images 0", "num_images=0"),
+    ("train flow_flux2_digits --num-images 0", "num_images is 0"),
     ("train ae_flux2_digits --optimiser.name sgd --dry-run", "choose from: adamw, muon"),
     ("train flow_flux2_digits --alignment.weight 0.5 --alignment.block 9", "tiny has blocks 1 to 3"),
     ("train ae_rae_digits --semantic-weight 1", "rae's encoder is frozen"),

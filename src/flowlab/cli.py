@@ -43,6 +43,8 @@ VERBS: dict[str, Verb | Group] = {
             "flowlab train ae_flux2_digits",
             "flowlab train flow_flux2_digits --times.alpha 2.95 --optimiser.name muon --out runs/mine",
             "flowlab train flow_flux2_digits --loop.num-steps 2000 --loop.save-steps 500 1000 1500 --dry-run",
+            "flowlab train flow_flux2_digits --autoencoder path/to/diffusers/folder --resolution 256 "
+            "--dataset path/to/class/folders --split all --resize adm --num-images None",
         ),
         subject="PRESET",
         names=presets,

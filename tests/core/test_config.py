@@ -8,7 +8,7 @@ from typing import Literal
 
 import pytest
 
-from flowlab.core.config import config_id, from_dict, to_dict
+from flowlab.core.config import config_id, deciding, from_dict, identifying, to_dict
 from flowlab.presets import PRESETS
 
 
@@ -76,6 +76,32 @@ def test_fields_that_change_no_result_stay_out_of_the_id_and_in_the_file():
         Inner()
     )
     assert to_dict(Checked(check=False))["check"] is False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown(Inner):
+    """Inner with fields that came later, at a default and at a default factory."""
+
+    crop: str = field(default="none", metadata={"in_id": "unless default"})
+    more: Inner = field(default_factory=Inner, metadata={"in_id": "unless default"})
+
+
+def test_a_field_that_came_later_enters_the_id_once_it_leaves_its_default():
+    assert config_id(Grown()) == config_id(Inner()) and config_id((Grown(), 1)) == config_id((Inner(), 1))
+    changed = (Grown(crop="centre"), Grown(more=Inner(rate=0.2)), Grown(rate=0.2))
+    assert len({config_id(one) for one in (Grown(), *changed)}) == 4
+    assert identifying(changed[0]) == {"rate": 0.1, "names": [], "crop": "centre"}
+    assert set(deciding(Grown())) == set(to_dict(Grown())), "what a folder is compared by has all of them"
+    assert from_dict(Grown, to_dict(Inner())) == Grown(), "an older file reads as the default"
+
+
+def test_a_rule_that_nobody_knows_is_an_error():
+    @dataclass(frozen=True, kw_only=True)
+    class Misspelt:
+        crop: str = field(default="none", metadata={"in_id": "unless_default"})
+
+    with pytest.raises(AssertionError, match="crop has in_id='unless_default'; choose from"):
+        config_id(Misspelt())
 
 
 def test_only_plain_values_are_saved():

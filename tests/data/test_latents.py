@@ -17,7 +17,7 @@ import torch
 
 from flowlab.core.pixels import to_float
 from flowlab.data.embedded import digits, photos
-from flowlab.data.latents import DTYPES, LatentDataset, write_cache
+from flowlab.data.latents import DTYPES, LatentDataset, default_batch, write_cache
 from flowlab.data.loader import batches
 
 DATA = digits("train", num_images=50)
@@ -337,3 +337,7 @@ def test_a_gate_that_refuses_leaves_nothing_and_without_one_it_was_off(tmp_path)
     assert content.pop("gate") == "off"
     (tmp_path / "cache" / "index.json").write_text(json.dumps(content))  # as written before there was one
     assert LatentDataset(tmp_path / "cache", identity="encoder 1").gate == "off"
+
+
+def test_small_images_are_encoded_64_at_a_time_and_large_ones_by_their_pixels():
+    assert [default_batch(side) for side in (32, 64, 256, 512, 2048)] == [64, 64, 8, 2, 1]

@@ -5,18 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from flowlab.core.config import to_dict
+from flowlab.core.config import config_id, to_dict
 from flowlab.core.files import read_json, write_json
 from flowlab.jobs.cell import find_cell, flow_config, neediest_cell, run_cell
 from flowlab.jobs.files import load_study
 from flowlab.study.grid import Arm, Cell, cells
-from flowlab.study.results import COLUMNS, read_rows
+from flowlab.study.results import COLUMNS, read_results, read_rows
 from flowlab.study.studies import build
 
 STUDY = replace(build("quickstart", debug=True), name="test")
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,7 @@ def test_a_cell_leaves_one_row_per_checkpoint_and_shift(folder):
     planned = [(step, shift) for step in STUDY.checkpoints for shift in STUDY.sample_shifts]
     assert list(zip(rows["step"], rows["sampleshift"], strict=True)) == planned
     assert (rows["images_seen"] == rows["step"] * STUDY.batch_size).all() and rows["loss"].notna().all()
+    assert set(rows["gate"]) <= {"passed", "warned"}, "a study asks the gate, and its rows say what it said"
     assert (folder / "cells" / cell.run_id / "samples.png").is_file()
     run_cell(STUDY, cell, folder)
     assert len(read_rows(folder / "cells" / cell.run_id / "rows.jsonl")) == len(planned), (
@@ -80,6 +83,27 @@ def test_an_arm_becomes_the_configuration_it_names(folder):
     assert config.alignment.weight == STUDY.repa_weight and config.loop.seed == 7
     plain = flow_config(STUDY, replace(cell, arm=replace(cell.arm, repa="none")), folder)
     assert plain.alignment.weight == 0
+
+
+MINI_IDS = {  # of rows in results/mini, and of the queue's ends
+    "flux1_none_ln_1.0_s0": "a55205c7adbd",
+    "flux2_teacher_ts_2.95_s0": "723ce7c07986",
+    "rae_teacher_ts_2.95_s0": "07c58e753556",
+    "sd_none_ln_1.0_s0": "47c62b6cbf28",
+    "rae_teacher_pln_6.93_s1": "f8816ef9407b",
+}
+
+
+def test_the_ids_of_a_study_that_runs_for_days_never_move(tmp_path):
+    """Rows carry them: were one to move, finished runs would count as runs of another configuration."""
+    study = build("mini")
+    for run_id, known in MINI_IDS.items():
+        config = flow_config(study, find_cell(study, run_id), tmp_path)
+        assert config_id(replace(config, cache="")) == known, run_id
+    assert config_id(replace(config, cache="", resize="adm")) != known
+    rows = read_results(RESULTS / "mini" / "results.parquet")
+    stored = dict(zip(rows["run_id"], rows["config_id"], strict=True))
+    assert stored["flux1_none_ln_1.0_s0"] == MINI_IDS["flux1_none_ln_1.0_s0"]
 
 
 def test_a_lost_row_of_an_earlier_checkpoint_is_computed_again(folder):

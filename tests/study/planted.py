@@ -76,6 +76,7 @@ def plant(
                     "torch": "2.13.0",
                     "flowlab": "0.1.0",
                     "created": "2026-01-01T00:00:00+00:00",
+                    "gate": "passed",
                 }
             )
     return pd.DataFrame(rows)

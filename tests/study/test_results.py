@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pyarrow
@@ -19,6 +20,7 @@ from tests.study.planted import plant, plant_reconstruction
 from flowlab.study.grid import Arm, Study, cells
 from flowlab.study.results import (
     COLUMNS,
+    OLDER,
     RECONSTRUCTION_COLUMNS,
     append_row,
     check_row,
@@ -44,6 +46,7 @@ STUDY = Study(
     seeds=(0, 1),
     draft=True,
 )
+MINI = Path(__file__).parents[2] / "results" / "mini" / "results.parquet"
 ROW = plant(seeds=(0,), steps=(100,)).iloc[0].to_dict()
 
 
@@ -71,7 +74,7 @@ def planned_rows(study: Study = STUDY) -> pd.DataFrame:
 
 def test_the_first_seven_columns_are_the_stable_name():
     assert list(COLUMNS)[:7] == ["step", "ae", "repa", "trainp", "trainshift", "sampleshift", "fid"]
-    assert list(COLUMNS)[7] == "features" and len(COLUMNS) == 30
+    assert list(COLUMNS)[7] == "features" and len(COLUMNS) == 31
 
 
 def test_rows_come_back_as_written(tmp_path):
@@ -167,7 +170,7 @@ def foreign(change):
         (lambda t: t.append_column("note", [["x"] * len(t)]), "has the unknown column 'note'"),
         (
             lambda t: t.select([*reversed(t.column_names)]),
-            "has the column 'created' in place 1, which is 'step''s",
+            "has the column 'gate' in place 1, which is 'step''s",
         ),
         (
             lambda t: t.set_column(6, "fid", t["fid"].cast("string")),
@@ -204,6 +207,29 @@ def test_a_damaged_or_absent_file_is_one_line(tmp_path):
     with pytest.raises(ValueError, match="cannot be read as parquet") as problem:
         read_results(path)
     assert "\n" not in str(problem.value)
+
+
+def test_rows_of_before_the_gate_s_column_read_and_merge(tmp_path):
+    """As results/mini has them, and a run in progress writes them."""
+    assert list(COLUMNS)[-len(OLDER) :] == list(OLDER), "older files hold the columns before these"
+    known = read_results(MINI)
+    assert set(known["gate"]) == {"unknown"} and list(known.columns) == list(COLUMNS)
+    rows = planned_rows()
+    older = rows.drop(columns="gate")
+    parquet.write_table(pyarrow.Table.from_pandas(older.iloc[:3]), tmp_path / "results.parquet")
+    path = tmp_path / "cells" / "a" / "rows.jsonl"
+    append_row(path, rows.iloc[3].to_dict())
+    with open(path, "a") as file:
+        file.write(json.dumps(older.iloc[4].to_dict()) + "\n")
+    found = collect(tmp_path)
+    assert sorted(found["gate"]) == ["passed"] + 4 * ["unknown"]
+    write_results(tmp_path / "results.parquet", found)
+    assert_frame_equal(read_results(tmp_path / "results.parquet"), found)
+
+
+def test_a_row_without_it_is_never_written(tmp_path):
+    with pytest.raises(ValueError, match="lacks the column 'gate'"):
+        append_row(tmp_path / "rows.jsonl", {k: v for k, v in ROW.items() if k != "gate"})
 
 
 # ---- merging -----------------------------------------------------------------------------------------------

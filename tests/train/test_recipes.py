@@ -17,7 +17,7 @@ import torch
 from flowlab.autoencoders import load
 from flowlab.core import checkpoints
 from flowlab.core.config import to_dict
-from flowlab.core.files import write_json
+from flowlab.core.files import read_json, write_json
 from flowlab.core.pixels import to_float
 from flowlab.core.weights import read_weights
 from flowlab.data.embedded import digits
@@ -144,6 +144,12 @@ def test_unknown_names_fail_before_training(tmp_path):
         steps(flow(tmp_path, backbone="huge"), tmp_path / "run2")
     with pytest.raises(ValueError, match="unknown autoencoder"):
         steps(flow(tmp_path, autoencoder="flux3"), tmp_path / "run3")
+    with pytest.raises(ValueError, match="unknown resize policy 'crop'; choose from: exact, adm"):
+        steps(flow(tmp_path, resize="crop"), tmp_path / "run4")
+    with pytest.raises(ValueError, match="resolution is 0; give 1 or more"):
+        steps(flow(tmp_path, resolution=0), tmp_path / "run5")
+    with pytest.raises(ValueError, match="photos has no classes to learn"):
+        steps(flow(tmp_path, dataset="photos"), tmp_path / "run6")
 
 
 def test_training_times_do_not_depend_on_the_batch():
@@ -214,6 +220,20 @@ def test_a_folder_of_another_configuration_is_refused_by_the_field(tmp_path):
     check_folder(flow(tmp_path, gate=False), tmp_path)  # changes no result
     with pytest.raises(ValueError, match=r"another configuration \(times.alpha is 1.0 there and 2.0 here\)"):
         check_folder(flow(tmp_path, times=TimesConfig(alpha=2.0)), tmp_path)
+    with pytest.raises(ValueError, match=r"\(resize is 'exact' there and 'adm' here\)"):
+        check_folder(flow(tmp_path, resize="adm"), tmp_path)
+
+
+def test_a_folder_from_before_a_field_goes_on_at_its_default_only(tmp_path):
+    start(flow(tmp_path), tmp_path)
+    path = tmp_path / "config.json"
+    found = read_json(path)
+    for name in ("resolution", "split", "resize"):
+        del found["config"][name]
+    write_json(path, found)
+    check_folder(flow(tmp_path), tmp_path)
+    with pytest.raises(ValueError, match=r"\(resolution is None there and 64 here\)"):
+        check_folder(flow(tmp_path, resolution=64), tmp_path)
 
 
 # ---- features ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowlab.autoencoders import diffusers_config, formats, hub, rae_files, zoo
+from flowlab.autoencoders import diffusers_config, formats, hub, rae_files, rae_original, zoo
 from flowlab.autoencoders.base import Autoencoder
 from flowlab.autoencoders.families import FAMILIES, family_of, possible
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
@@ -24,7 +24,7 @@ from flowlab.core.config import from_dict, to_dict
 from flowlab.core.files import read_json
 from flowlab.core.weights import check_finite, load_strict, read_weights, write_weights
 
-__all__ = ["load", "save", "save_diffusers", "save_official"]
+__all__ = ["check_source", "load", "save", "save_diffusers", "save_official"]
 
 OWN = {"kl": KLSpec, "rae": RAESpec, "published_rae": PublishedRAESpec}
 """The specs that a file of ours can describe."""
@@ -43,14 +43,16 @@ def load(
     """A frozen autoencoder, on the CPU, from
 
     a key of AUTOENCODERS | a file of ours | an official or diffusers file (.safetensors, or .pt of tensors) |
-    a diffusers folder of any autoencoder class | a hub id "org/name", "org/name/folder", "org/name:file".
+    a decoder of RAE's own release | a diffusers folder of any autoencoder class |
+    a hub id "org/name", "org/name/folder", "org/name:file".
 
     `family`, a key of FAMILIES or "rae", is what the caller expects; another one is a ValueError that says
     what the file is. `variant`, a key of FAMILIES, settles what a single file does not tell: SD or SDXL,
     FLUX.1 or SD3; without it, as `family` says, else the first of each. `dtype` is of the weights, not of the
     normalisation's statistics. `overrides` replace fields of the spec that tensors cannot tell: `resolution`
-    (256 where nothing says), `groups`, `scale`, `shift`, `patch`; an unknown one is a ValueError that lists
-    the fields. Missing, unknown, misshapen and non-finite tensors are ValueErrors that name the tensor.
+    (256 where nothing says), `groups`, `scale`, `shift`, `patch`; of a decoder of RAE's release the
+    fields of rae_original.Elsewhere; an unknown one is a ValueError that lists the fields. Missing,
+    unknown, misshapen and non-finite tensors are ValueErrors that name the tensor.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose from: {', '.join(map(str, DTYPES))}")
@@ -65,6 +67,18 @@ def load(
         if wanted is not None:
             _check_family(model, wanted, path)
     return model
+
+
+def check_source(name_or_path: str | Path) -> None:
+    """A ValueError for what `load` cannot find, as far as that shows without reading or fetching."""
+    name, path = str(name_or_path), Path(name_or_path)
+    if name in AUTOENCODERS or path.exists() or hub.is_hub_id(name):
+        return
+    if path.suffix in hub.WEIGHTS:
+        raise ValueError(f"no weights at {path}; give the path of a file, a diffusers folder or a hub id")
+    if name in PUBLISHED:
+        raise ValueError(f"{name} ships without weights; give the path or the hub id of its weights")
+    lookup(AUTOENCODERS, name, "autoencoder (or path to .safetensors, diffusers folder, hub id)")
 
 
 def save(model: Autoencoder, path: Path) -> None:
@@ -125,19 +139,11 @@ def _check_holdable(model: Autoencoder) -> None:
 
 def _located(name_or_path: str | Path) -> Path:
     """The file or folder; a hub id is tried last, when nothing of that name is on disk."""
+    check_source(name_or_path)
     name, path = str(name_or_path), Path(name_or_path)
     if name in AUTOENCODERS:
         return weights_path(name)
-    if path.exists():
-        return path
-    if hub.is_hub_id(name):
-        return hub.fetch(name)
-    if path.suffix in hub.WEIGHTS:
-        raise ValueError(f"no weights at {path}; give the path of a file, a diffusers folder or a hub id")
-    if name in PUBLISHED:
-        raise ValueError(f"{name} ships without weights; give the path or the hub id of its weights")
-    lookup(AUTOENCODERS, name, "autoencoder (or path to .safetensors, diffusers folder, hub id)")
-    raise AssertionError("an unknown name has raised")
+    return path if path.exists() else hub.fetch(name)
 
 
 def _from_file(
@@ -150,6 +156,10 @@ def _from_file(
     if "autoencoder" in metadata:
         _no_variant(variant, path)
         return _from_ours(json.loads(metadata["autoencoder"]), tensors, path, dtype, overrides)
+    if rae_original.is_decoder(tensors):
+        _no_variant(variant, path)
+        _no_settings(dtype, {}, path)
+        return rae_original.from_decoder(tensors, path, overrides)
     if variant is None and family in FAMILIES:
         variant = family
     return formats.from_tensors(tensors, metadata, str(path), variant, dtype, overrides)

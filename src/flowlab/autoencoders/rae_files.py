@@ -29,7 +29,7 @@ from flowlab.core.files import read_json, write_json
 from flowlab.core.weights import check_finite, load_strict, read_weights, write_weights
 from flowlab.features.vision import ENCODERS, VisionEncoder, VisionSpec
 
-__all__ = ["from_diffusers", "to_diffusers"]
+__all__ = ["from_diffusers", "name_of", "to_diffusers"]
 
 CLASS, WEIGHTS = "AutoencoderRAE", "diffusion_pytorch_model.safetensors"
 HEAD_WIDTH = 64  # of every encoder that the class can build
@@ -53,7 +53,7 @@ def from_diffusers(folder: Path | str) -> RepresentationAutoencoder:
     current = current_names(config["encoder_type"], config["encoder_num_hidden_layers"], stored)
     tensors = {current.get(key, key): tensor.float() for key, tensor in stored.items()}
     spec = _spec(config, tensors, str(folder))
-    model = RepresentationAutoencoder(spec, _name(spec.encoder))
+    model = RepresentationAutoencoder(spec, name_of(spec.encoder))
     renames = {theirs: ours for ours, theirs in _names(model, spec).items()}
     tensors = join_attention(_without_batch_axis(tensors), spec.decoder.depth)
     load_strict(model, tensors, renames, where=str(folder))
@@ -85,7 +85,8 @@ def to_diffusers(
     write_json(folder / "config.json", _config(spec, model))
 
 
-def _name(encoder: VisionSpec) -> str:
+def name_of(encoder: VisionSpec) -> str:
+    """The published name of that encoder's autoencoder, else its kind's."""
     shape = (encoder.kind, encoder.width, encoder.depth)
     for name, known in ENCODERS.items():
         if (known.kind, known.width, known.depth) == shape:

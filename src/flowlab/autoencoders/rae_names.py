@@ -1,4 +1,5 @@
-"""Names of the tensors of diffusers' AutoencoderRAE, theirs and ours, in one table per part.
+"""Names of the tensors of diffusers' AutoencoderRAE and of RAE's own decoders, theirs and ours, in one table
+per part.
 
 The encoder's names are those of the `transformers` that wrote the file, which version 5 changed; both are
 read, and either can be written.
@@ -18,6 +19,7 @@ __all__ = [
     "current_names",
     "join_attention",
     "older_names",
+    "original_names",
     "our_to_their_names",
     "split_attention",
 ]
@@ -61,6 +63,12 @@ ATTENTION = {  # transformers 5: transformers 4
     "attention.k_proj": "attention.attention.key",
     "attention.v_proj": "attention.attention.value",
     "attention.o_proj": "attention.output.dense",
+}
+ORIGINAL = {  # RAE's own decoder is MAE's of transformers 4: its name inside a block: diffusers'
+    "attention.attention.query": "attention.to_q",
+    "attention.attention.key": "attention.to_k",
+    "attention.attention.value": "attention.to_v",
+    "attention.output.dense": "attention.to_out.0",
 }
 OLDER_BLOCK = {  # (path of the blocks now, path then, names inside a block that changed)
     "dinov2": ("encoder.encoder.layer", "encoder.encoder.layer", ATTENTION),
@@ -116,6 +124,16 @@ def current_names(kind: str, depth: int, tensors: Mapping[str, Tensor]) -> dict[
         prefix = "encoder.vision_model."
         return {key: f"encoder.{key.removeprefix(prefix)}" for key in tensors if key.startswith(prefix)}
     return {older: current for current, older in older_names(kind, depth, tensors).items()}
+
+
+def original_names(depth: int) -> dict[str, str]:
+    """RAE's own name of a decoder's tensor: diffusers', where they differ by more than the prefix."""
+    return {
+        f"decoder_layers.{i}.{original}.{part}": f"decoder_layers.{i}.{theirs}.{part}"
+        for i in range(depth)
+        for original, theirs in ORIGINAL.items()
+        for part in AFFINE
+    }
 
 
 # ---- tensors -----------------------------------------------------------------------------------------------

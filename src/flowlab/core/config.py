@@ -7,11 +7,15 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["config_id", "from_dict", "identifying", "to_dict"]
+__all__ = ["config_id", "deciding", "from_dict", "identifying", "to_dict"]
 
 T = TypeVar("T")
+
+IN_ID = (True, False, "unless default")
+"""What a field's metadata may say under "in_id"; True where it says nothing."""
 
 
 def to_dict(config: Any) -> Any:
@@ -30,18 +34,55 @@ def from_dict(kind: type[T], values: Any, where: str = "config") -> T:
     return typing.cast(T, _read(kind, values, where))
 
 
-def identifying(config: Any) -> Any:
+def deciding(config: Any) -> Any:
     """As `to_dict`, without the fields that change no result: those with metadata `{"in_id": False}`."""
-    if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        fields = [field for field in dataclasses.fields(config) if field.metadata.get("in_id", True)]
-        return {field.name: identifying(getattr(config, field.name)) for field in fields}
-    return [identifying(item) for item in config] if isinstance(config, (list, tuple)) else to_dict(config)
+    return _selected(config, lambda rule, field, value: rule is not False)
+
+
+def identifying(config: Any) -> Any:
+    """As `deciding`, also without the fields of metadata `{"in_id": "unless default"}` at their default.
+
+    A field that is added to a configuration later gets that metadata, so that the ids of finished runs stay.
+    """
+    return _selected(
+        config,
+        lambda rule, field, value: rule is True or (rule == "unless default" and value != _default(field)),
+    )
 
 
 def config_id(config: Any) -> str:
     """Twelve hex digits that change with any field of `identifying`."""
     text = json.dumps(identifying(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _selected(config: Any, enters: Callable[[Any, dataclasses.Field[Any], Any], bool]) -> Any:
+    """`to_dict` of the fields of every dataclass for which `enters(rule, field, value)`."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        values = [(field, getattr(config, field.name)) for field in dataclasses.fields(config)]
+        return {
+            field.name: _selected(value, enters)
+            for field, value in values
+            if enters(_rule(field), field, value)
+        }
+    if isinstance(config, (list, tuple)):
+        return [_selected(item, enters) for item in config]
+    return to_dict(config)
+
+
+def _rule(field: dataclasses.Field[Any]) -> bool | str:
+    rule = field.metadata.get("in_id", True)
+    assert rule in IN_ID, f"the field {field.name} has in_id={rule!r}; choose from: {IN_ID}"
+    return rule
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    assert field.default is not dataclasses.MISSING, (
+        f"the field {field.name} has no default to be left out at"
+    )
+    return field.default
 
 
 # ---- reading -----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ def write_cache(
     encode: Encode,
     *,
     identity: str,
-    encoder_batch: int = 64,
+    encoder_batch: int | None = None,
     teacher: Callable[[Tensor], Tensor] | None = None,
     teacher_identity: str | None = None,
     flips: bool = False,
@@ -92,12 +92,15 @@ def write_cache(
     `encode`: uint8 (B, 3, H, W) => (mean, logvar or None), each (B, ...). `teacher`: uint8 => (B, N, D).
     `identity` names the encoder's weights, `teacher_identity` the teacher's. `flips` stores both
     orientations, as the latent of a mirrored image is not the mirrored latent. `progress(n)` is called as n
-    more images are done. A folder that holds another cache is a ValueError.
+    more images are done. A folder that holds another cache is a ValueError. `encoder_batch` images are
+    encoded at once, by default as `default_batch` says.
 
     `gate` judges the encoder before the first shard: uint8 batches => "passed", "warned" or "off", or it
     raises. The index keeps the outcome, and the gate is not asked again after the first two.
     """
     lookup(DTYPES, dtype, "dtype of a latent cache")
+    if encoder_batch is None:
+        encoder_batch = default_batch(dataset.resolution)
     if shard_size < 1 or encoder_batch < 1:
         raise ValueError(f"latent cache: {shard_size=}, {encoder_batch=}; give at least 1")
     if (teacher is None) != (teacher_identity is None):
@@ -128,6 +131,15 @@ def write_cache(
             progress(stop - start)
         size, digest = path.stat().st_size, _sha256(path)
         shards.append(Shard(file=path.name, num_images=stop - start, bytes=size, sha256=digest))
+    return _write_index(folder, plan, outcome, shards)
+
+
+def default_batch(resolution: int) -> int:
+    """Images to encode at once: 64, or of large ones about half a million pixels, 8 at 256 px."""
+    return max(1, min(64, 2**19 // resolution**2))
+
+
+def _write_index(folder: Path, plan: CachePlan, outcome: str, shards: Sequence[Shard]) -> Path:
     tensors = _described(folder / shards[0].file)
     index = {"plan": to_dict(plan), "gate": outcome, "tensors": tensors, "shards": to_dict(shards)}
     write_json(folder / "index.json", index)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flowlab import __version__
@@ -16,16 +15,13 @@ from flowlab.autoencoders.base import Autoencoder
 from flowlab.core.devices import device_of
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.data.batch import Dataset, in_order
-from flowlab.evaluate.reference import features_of
+from flowlab.evaluate.reference import JUDGE_SIDE, features_of, resized, seen_at
 from flowlab.features.embedded import Judge, Teacher
 from flowlab.features.vgg import VGG16
 from flowlab.metrics.frechet import frechet_distance, frechet_paired_bootstrap, statistics
 from flowlab.metrics.paired import feature_distance, mean_and_error, psnr, ssim
 
 __all__ = ["RoundTrip", "default_batch_size", "evaluate", "reconstruct", "round_trips"]
-
-JUDGE_SIDE = 32
-"""Pixels per side of the images that the embedded judge was trained on."""
 
 
 class RoundTrip(NamedTuple):
@@ -76,16 +72,16 @@ def evaluate(
             values.setdefault(name, []).append(numbers)
         for side, images in zip(features, (trip.originals, trip.outputs), strict=True):
             if judge is not None:
-                side.append(features_of(judge, _resized(images, JUDGE_SIDE)))
+                side.append(features_of(judge, resized(images, JUDGE_SIDE)))
         for see in watch:
             see(trip)
     row: dict[str, Any] = {"ae": autoencoder.spec.name, "dataset": dataset_name, "split": split}
     row |= {"num_images": len(dataset)} | _summary(values)
-    row["perceptual_features"] = _seen_at(
+    row["perceptual_features"] = seen_at(
         teacher_name, dataset.resolution, teacher and teacher.spec.resolution
     )
     row |= _rfid(*features) if judge is not None else {"rfid": math.nan, "rfid_se": math.nan}
-    row["features"] = _seen_at(judge_name, dataset.resolution, judge and JUDGE_SIDE)
+    row["features"] = seen_at(judge_name, dataset.resolution, judge and JUDGE_SIDE)
     return row | ({"vgg": vgg.name} if vgg is not None else {}) | _about(autoencoder, dataset.resolution)
 
 
@@ -137,7 +133,7 @@ def _paired(trip: RoundTrip, teacher: Teacher | None, vgg: VGG16 | None) -> dict
     if teacher is not None:
         device, side = device_of(teacher), teacher.spec.resolution
         found["perceptual"] = feature_distance(
-            *(teacher.layers(to_float(_resized(images, side).to(device))) for images in (ours, theirs))
+            *(teacher.layers(to_float(resized(images, side).to(device))) for images in (ours, theirs))
         ).cpu()
     if vgg is not None:
         device = device_of(vgg)
@@ -182,16 +178,3 @@ def _about(autoencoder: Autoencoder, resolution: int) -> dict[str, Any]:
 def default_batch_size(resolution: int) -> int:
     """Images at once: about half a million pixels: 250 images of 32 pixels per side, 8 of 256."""
     return max(1, min(250, 2**19 // resolution**2))
-
-
-def _resized(images: Tensor, side: int) -> Tensor:
-    """uint8 (B, 3, H, W) => uint8 (B, 3, side, side), antialiased bilinear; the same where they fit."""
-    if images.shape[2:] == (side, side):
-        return images
-    smaller = F.interpolate(to_float(images), (side, side), mode="bilinear", antialias=True)
-    return to_uint8(smaller)
-
-
-def _seen_at(name: str, resolution: int, side: int | None) -> str:
-    """The features' name, with the resize where there was one: it moves every number."""
-    return name if side in (None, resolution) else f"{name} at {side} px"

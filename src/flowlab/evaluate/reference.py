@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowlab.core.config import config_id
 from flowlab.core.devices import default_device, device_of
+from flowlab.core.pixels import to_float, to_uint8
 from flowlab.core.weights import read_weights, tensors_id, write_weights
 from flowlab.data import datasets
 from flowlab.data.batch import in_order
@@ -17,7 +19,10 @@ from flowlab.features.embedded import Judge, load_judge
 from flowlab.metrics.frechet import Reference, frechet_bootstrap, statistics
 from flowlab.metrics.kernel import kernel_distance
 
-__all__ = ["Yardstick", "features_of", "yardstick"]
+__all__ = ["JUDGE_SIDE", "Yardstick", "features_of", "resized", "seen_at", "yardstick"]
+
+JUDGE_SIDE = 32
+"""Pixels per side of the images that the embedded judge was trained on."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Yardstick:
 
     def distances(self, images: Tensor) -> dict[str, float]:
         """uint8 (n, 3, H, W) => fid, its bootstrap standard error and kid."""
-        features = features_of(self.judge, images)
+        parts = images.split(250)  # large ones are not all held as floats
+        features = torch.cat([features_of(self.judge, resized(part, JUDGE_SIDE)) for part in parts])
         return {
             "fid": self.reference.distance(statistics(features)),
             "fid_se": frechet_bootstrap(features, self.reference),
@@ -43,18 +49,32 @@ class Yardstick:
         }
 
 
-def yardstick(dataset: str, resolution: int, num_images: int, judge: str, cache: Path | str) -> Yardstick:
-    """Features of the first `num_images` held-out images, read from the cache or computed and kept there."""
-    network = load_judge(judge).to(default_device())
-    data = datasets.load(dataset, "heldout", num_images=num_images, resolution=resolution)
-    identity = config_id([data.identity, judge, tensors_id(network.state_dict())])
+def yardstick(
+    dataset: str,
+    resolution: int,
+    num_images: int,
+    judge: str,
+    cache: Path | str,
+    *,
+    split: str = "heldout",
+    resize: str = "exact",
+) -> Yardstick:
+    """Features of the first `num_images` held-out images, read from the cache or computed and kept there.
+
+    Images of another size than the judge knows are resized for it, and the features' name says so.
+    """
+    network, name = load_judge(judge).to(default_device()), seen_at(judge, resolution, JUDGE_SIDE)
+    data = datasets.load(dataset, split, num_images=num_images, resolution=resolution, resize=resize)
+    identity = config_id([data.identity, name, tensors_id(network.state_dict())])
     path = Path(cache) / f"reference_{identity}.safetensors"
     if not path.is_file():
         batches = (batch.pixels for batch in in_order(data, batch_size=250))
-        found = torch.cat([features_of(network, pixels) for pixels in batches if pixels is not None])
-        write_weights(path, {"features": found}, {"dataset": data.identity, "features": judge})
+        found = [
+            features_of(network, resized(pixels, JUDGE_SIDE)) for pixels in batches if pixels is not None
+        ]
+        write_weights(path, {"features": torch.cat(found)}, {"dataset": data.identity, "features": name})
     features = read_weights(path)[0]["features"]
-    return Yardstick(network, judge, Reference(statistics(features)), features)
+    return Yardstick(network, name, Reference(statistics(features)), features)
 
 
 @torch.no_grad()
@@ -62,3 +82,16 @@ def features_of(network: nn.Module, images: Tensor, batch_size: int = 32) -> Ten
     """uint8 (n, 3, H, W) => (n, d) float32 on the CPU."""
     device = device_of(network)
     return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
+
+
+def resized(images: Tensor, side: int) -> Tensor:
+    """uint8 (B, 3, H, W) => uint8 (B, 3, side, side), antialiased bilinear; the same where they fit."""
+    if images.shape[2:] == (side, side):
+        return images
+    smaller = F.interpolate(to_float(images), (side, side), mode="bilinear", antialias=True)
+    return to_uint8(smaller)
+
+
+def seen_at(name: str, resolution: int, side: int | None) -> str:
+    """The features' name, with the resize where there was one: it moves every number."""
+    return name if side in (None, resolution) else f"{name} at {side} px"

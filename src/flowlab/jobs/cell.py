@@ -174,6 +174,7 @@ def row_of(
         "torch": torch.__version__,
         "flowlab": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "gate": state.fixed.gate,
     }
 
 

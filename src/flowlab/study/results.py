@@ -24,6 +24,7 @@ from flowlab.study.grid import Cell, Study, cells
 __all__ = [
     "COLUMNS",
     "KEY",
+    "OLDER",
     "RECONSTRUCTION_COLUMNS",
     "Job",
     "Missing",
@@ -75,7 +76,10 @@ COLUMNS: dict[str, type] = {
     "torch": str,
     "flowlab": str,
     "created": str,  # ISO 8601
+    "gate": str,  # passed, warned or off: what judged the autoencoder before the run trained
 }
+OLDER = {"gate": "unknown"}
+"""Columns that came later, always last, and what rows from before them read as."""
 RECONSTRUCTION_COLUMNS: dict[str, type] = {
     "ae": str,
     "dataset": str,
@@ -145,7 +149,7 @@ def read_rows(path: Path | str) -> pd.DataFrame:
             ) from None
         if not isinstance(values, dict):
             raise ValueError(f"{where} holds {type(values).__name__}, not a row; delete the line")
-        rows.append(check_row(values, where))
+        rows.append(check_row(OLDER | values, where))
     return frame(rows)
 
 
@@ -200,8 +204,11 @@ def write_results(path: Path | str, rows: pd.DataFrame) -> None:
 
 
 def read_results(path: Path | str) -> pd.DataFrame:
-    """Read results.parquet; an absent, damaged or foreign file is a ValueError naming it and the column."""
-    return read_table(path, COLUMNS)
+    """Read results.parquet; an absent, damaged or foreign file is a ValueError naming it and the column.
+
+    A file from before a column of OLDER reads all the same.
+    """
+    return read_table(path, COLUMNS, OLDER)
 
 
 def write_reconstruction(path: Path | str, rows: pd.DataFrame) -> None:
@@ -328,8 +335,13 @@ def write_table(path: Path | str, rows: pd.DataFrame, columns: Mapping[str, type
         parquet.write_table(table, draft)
 
 
-def read_table(path: Path | str, columns: Mapping[str, type]) -> pd.DataFrame:
-    """Read what `write_table` wrote; an absent, damaged or foreign file is a ValueError that names it."""
+def read_table(
+    path: Path | str, columns: Mapping[str, type], older: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """Read what `write_table` wrote; an absent, damaged or foreign file is a ValueError that names it.
+
+    `older` are the columns that a file may lack, with what its rows then read as.
+    """
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist; `flowlab study run` writes it")
     try:
@@ -338,6 +350,9 @@ def read_table(path: Path | str, columns: Mapping[str, type]) -> pd.DataFrame:
         raise ValueError(
             f"{path} cannot be read as parquet ({str(problem).splitlines()[0]}); write it again"
         ) from None
+    for name, value in (older or {}).items():
+        if name not in table.column_names:
+            table = table.append_column(name, pyarrow.array([value] * len(table), ARROW[columns[name]]))
     _check_names(table.column_names, columns, str(path), ordered=True)
     for name, kind in columns.items():
         if table.schema.field(name).type not in (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ from flowlab.core.pixels import to_float, to_uint8
 from flowlab.core.seeds import Streams
 from flowlab.core.weights import tensors_id
 from flowlab.data import datasets
-from flowlab.data.batch import Batch
+from flowlab.data.batch import Batch, Dataset
 from flowlab.data.latents import LatentDataset, write_cache
+from flowlab.data.transforms import RESIZE
 from flowlab.features.embedded import load_teacher
 from flowlab.flow import path, times
 from flowlab.flow.alignment import Projector, alignment_loss
@@ -66,16 +68,27 @@ class AlignmentConfig:
     """Width of the projector, which is dropped after training."""
 
 
+ADDED_LATER = {"in_id": "unless default"}
+"""Of a field that a study had rows without: at its default the ids of those rows stay."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FlowConfig:
     """One generator in one latent space."""
 
     autoencoder: str
-    """Name or path; its final latent is what the model learns."""
+    """All that autoencoders.load takes: a name, a file, a diffusers folder, a hub id. The model learns its
+    final latent."""
+    resolution: int | None = field(default=None, metadata=ADDED_LATER)
+    """Pixels per side that it encodes; by default its own, which is 256 where nothing says."""
     dataset: str = "digits"
     """A data set's name or the path of a folder of class folders."""
-    num_images: int = 16_384
-    """Training images (rendered data sets are unlimited)."""
+    split: str = field(default="train", metadata=ADDED_LATER)
+    """A split of the data set; `all` for a folder without splits."""
+    resize: str = field(default="exact", metadata=ADDED_LATER)
+    """What a folder's images go through: exact (they have the size already) or adm (ADM's centre crop)."""
+    num_images: int | None = 16_384
+    """Training images (rendered data sets are unlimited); None for all of a folder."""
     cache: str = "runs/cache"
     """Where encoded data sets are kept between runs."""
     backbone: str = "tiny"
@@ -112,10 +125,13 @@ def validate(config: FlowConfig) -> None:
         raise ValueError(
             f"alignment.block is {config.alignment.block}; {config.backbone} has blocks 1 to {depth}"
         )
-    if not config.autoencoder.endswith(".safetensors"):
-        lookup(AUTOENCODERS, config.autoencoder, "autoencoder (or path to .safetensors)")
-    if config.num_images < 1 or not 0 <= config.class_dropout < 1:
-        raise ValueError(f"{config.num_images=}, {config.class_dropout=}; give 1 image and a share < 1")
+    autoencoders.check_source(config.autoencoder)
+    lookup(RESIZE, config.resize, "resize policy")
+    for name, value in (("resolution", config.resolution), ("num_images", config.num_images)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; give 1 or more")
+    if not 0 <= config.class_dropout < 1:
+        raise ValueError(f"class_dropout is {config.class_dropout}; give a share from 0 to less than 1")
 
 
 # ---- data --------------------------------------------------------------------------------------------------
@@ -128,11 +144,9 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
     takes a cache with tokens if there is one.
     """
     device = default_device()
-    model = autoencoders.load(config.autoencoder).to(device)
+    model = load_autoencoder(config).to(device)
     teacher = load_teacher(config.alignment.teacher).to(device)
-    data = datasets.load(
-        config.dataset, "train", num_images=config.num_images, resolution=model.spec.resolution
-    )
+    data = training_images(config, model.spec.resolution)
     teacher_identity = tensors_id(teacher.state_dict())
     plain, with_tokens = (
         Path(config.cache) / f"{model.spec.name}_{config_id([model.identity, data.identity, *rest])}"
@@ -160,6 +174,28 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
     return LatentDataset(folder, identity=model.identity, teacher_identity=wanted)
 
 
+def load_autoencoder(config: FlowConfig) -> Autoencoder:
+    """At the resolution that the configuration asks for."""
+    asked: dict[str, Any] = {} if config.resolution is None else {"resolution": config.resolution}
+    return autoencoders.load(config.autoencoder, **asked)
+
+
+def training_images(config: FlowConfig, resolution: int) -> Dataset:
+    """The labelled pictures; a data set without classes is a ValueError."""
+    data = datasets.load(
+        config.dataset,
+        config.split,
+        num_images=config.num_images,
+        resolution=resolution,
+        resize=config.resize,
+    )
+    if not data.num_classes:
+        raise ValueError(
+            f"{config.dataset} has no classes to learn; give digits or a folder of class folders"
+        )
+    return data
+
+
 # ---- recipe ------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +203,7 @@ def setup(config: FlowConfig, dataset: LatentDataset) -> TrainState:
     """A fresh model, its projector where it is aligned, and one optimiser over both."""
     torch.manual_seed(config.loop.seed)
     device = default_device()
-    autoencoder = autoencoders.load(config.autoencoder).to(device)
+    autoencoder = load_autoencoder(config).to(device)
     spec = autoencoder.spec
     model = build(config.backbone, channels=spec.channels, grid=spec.grid, num_classes=dataset.num_classes)
     modules: dict[str, nn.Module] = {"model": model}
@@ -235,9 +271,20 @@ def preview(state: TrainState) -> dict[str, Tensor]:
 def export(state: TrainState, folder: Path) -> Path:
     """Write the EMA weights as `model.safetensors`, with what they were trained in beside them."""
     file, fixed = folder / "model.safetensors", state.fixed
-    metadata = {"autoencoder": fixed.config.autoencoder, "gate": fixed.gate}
+    metadata = where_again(fixed.config) | {
+        "autoencoder_identity": fixed.autoencoder.identity,
+        "gate": fixed.gate,
+    }
     backbones.save(state.emas["model"].module, file, metadata)
     return file
+
+
+def where_again(config: FlowConfig) -> dict[str, str]:
+    """What finds the autoencoder again, from another working directory too."""
+    name = config.autoencoder
+    on_disk = name not in AUTOENCODERS and Path(name).exists()
+    found = {"autoencoder": str(Path(name).resolve()) if on_disk else name}
+    return found if config.resolution is None else {**found, "resolution": str(config.resolution)}
 
 
 FLOW = Recipe(

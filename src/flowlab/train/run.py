@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flowlab.core import checkpoints
-from flowlab.core.config import config_id, from_dict, identifying, to_dict
+from flowlab.core.config import config_id, deciding, from_dict, to_dict
 from flowlab.core.devices import default_device
 from flowlab.core.files import read_json, write_json
 from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
@@ -110,7 +110,7 @@ def check_folder(config: Any, folder: Path) -> None:
 
 def _compared(config: Any) -> dict[str, Any]:
     """What must not change between starts: all that decides a result, and a cache may move."""
-    return {**identifying(config), "cache": ""}
+    return {**deciding(config), "cache": ""}
 
 
 def _described(config: Any) -> dict[str, Any]:

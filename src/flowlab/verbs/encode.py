@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["EncodeOptions", "encode", "shipped"]
 
@@ -18,6 +19,8 @@ class EncodeOptions:
     """A split of the data set; `all` for a folder without splits."""
     num_images: int | None = None
     """So many of a folder, spread over its classes, or the first so many of another; by default all."""
+    resolution: int | None = None
+    """Pixels per side; by default the autoencoder's own, which is 256 where nothing says."""
     resize: str = "exact"
     """What a folder's images go through: exact (they have the size already) or adm (ADM's centre crop)."""
     out: Path | None = None
@@ -65,7 +68,8 @@ def encode(autoencoder: str, options: EncodeOptions) -> None:
     from flowlab.features.embedded import load_teacher
 
     device = default_device()
-    model = autoencoders.load(autoencoder).to(device)
+    asked: dict[str, Any] = {} if options.resolution is None else {"resolution": options.resolution}
+    model = autoencoders.load(autoencoder, **asked).to(device)
     images = datasets.load(
         options.dataset,
         options.split,

@@ -24,7 +24,11 @@ class GenerationOptions:
     num_reference: int = 4000
     """Held-out images behind the reference."""
     dataset: str = "digits"
-    """Where the reference comes from."""
+    """Where the reference comes from: an embedded data set, or a folder of class folders."""
+    split: str = "heldout"
+    """A split of the data set; `all` for a folder without splits."""
+    resize: str = "exact"
+    """What a folder's images go through: exact (they have the size already) or adm (ADM's centre crop)."""
     judge: str = "digits judge"
     """Network whose features give FID."""
     seed: int = 0
@@ -54,12 +58,21 @@ def evaluate_generation(path: str, sampling: Any, options: GenerationOptions) ->
         sampling_grid(config.num_steps, config.shift)
     model, autoencoder = load_model(path, options.autoencoder)
     print(
-        f"{options.num_samples} samples at {len(configs)} sampling shifts against {options.dataset} held out"
+        f"{options.num_samples} samples at {len(configs)} sampling shifts against"
+        f" {options.dataset} {options.split}"
     )
     if options.dry_run:
         return
     resolution = autoencoder.spec.resolution
-    ruler = yardstick(options.dataset, resolution, options.num_reference, options.judge, options.cache)
+    ruler = yardstick(
+        options.dataset,
+        resolution,
+        options.num_reference,
+        options.judge,
+        options.cache,
+        split=options.split,
+        resize=options.resize,
+    )
     for result in evaluate(
         model, autoencoder, ruler, configs, num_samples=options.num_samples, seed=options.seed
     ):

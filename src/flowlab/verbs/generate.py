@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -180,11 +180,12 @@ def _sampling_of(options: GenerateOptions) -> Any:
 
 def load_model(path: str, autoencoder: str | None) -> tuple[Any, Any]:
     """The class-conditional model in `path` and the autoencoder of its latent, on the default device."""
-    from flowlab import autoencoders, backbones
+    from flowlab import backbones
     from flowlab.backbones.sit import SiT
     from flowlab.core.devices import default_device
 
-    name = autoencoder or told(path).get("autoencoder")
+    facts = told(path)
+    name = autoencoder or facts.get("autoencoder")
     if name is None:
         raise ValueError(f"{path} does not say which autoencoder it was trained in; give --autoencoder")
     model = backbones.load(path)
@@ -192,7 +193,7 @@ def load_model(path: str, autoencoder: str | None) -> tuple[Any, Any]:
         raise ValueError(
             f'{path} reads prompts, not classes; run: flowlab generate "a red star" --model {path}'
         )
-    decoder = autoencoders.load(name)
+    decoder = _decoder(path, name, facts, chosen=autoencoder is not None)
     spec: Any = model.spec
     theirs, ours = (decoder.spec.channels, decoder.spec.grid), (spec.channels, spec.grid)
     if theirs != ours:
@@ -202,8 +203,30 @@ def load_model(path: str, autoencoder: str | None) -> tuple[Any, Any]:
     return model.to(default_device()), decoder.to(default_device())
 
 
+def _decoder(path: str, name: str, facts: Mapping[str, str], chosen: bool) -> Any:
+    """The autoencoder `name` at the size that the model was trained for.
+
+    One that the model's file names must hold the weights it was trained in; one `chosen` by the user may
+    hold others, as a decoder that was trained further does.
+    """
+    from flowlab import autoencoders
+
+    if not chosen and os.path.isabs(name) and not os.path.exists(name):
+        raise ValueError(f"{path} was trained in the autoencoder {name}, which is gone; give --autoencoder")
+    asked: dict[str, Any] = {"resolution": int(facts["resolution"])} if "resolution" in facts else {}
+    decoder = autoencoders.load(name, **asked)
+    before = facts.get("autoencoder_identity")
+    if not chosen and before not in (None, decoder.identity):
+        raise ValueError(
+            f"{name} holds other weights ({decoder.identity}) than {path} was trained in ({before});"
+            " give those with --autoencoder"
+        )
+    return decoder
+
+
 def told(path: str) -> dict[str, str]:
-    """What a model's file says of its training: `autoencoder`, and `gate` as GateReport.outcome."""
+    """What a model's file says of its training: `autoencoder` with its `autoencoder_identity` and, where one
+    was asked for, its `resolution`; `gate` as GateReport.outcome."""
     from flowlab.core.weights import read_weights
 
     return read_weights(path)[1] if path.endswith(".safetensors") else {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pandas as pd
+
 from flowlab.core.config import to_dict
 from flowlab.study.page.html import Block, Column, ae_chip, data_table, escape, notice, picture_uri
 from flowlab.study.page.pictures import Picture, sample_grid, strips
@@ -146,7 +148,8 @@ def provenance(material: Material) -> Block:
     facts = {"Commands": commands} | (_facts(material) if len(material.rows) else {})
     if len(material.reconstruction):
         facts["Autoencoders"] = "<br>".join(
-            escape(identity) for identity in material.reconstruction["identity"]
+            _weights(line["ae"], line["identity"], material.rows)
+            for line in material.reconstruction.to_dict("records")
         )
     items = "".join(f"<dt>{what}</dt><dd>{text}</dd>" for what, text in facts.items())
     parts = [f'<dl class="record">{items}</dl>', *(notice(problem) for problem in material.problems)]
@@ -156,6 +159,12 @@ def provenance(material: Material) -> Block:
     if material.study is not None:
         parts.append(_folded("settings of the study", json.dumps(to_dict(material.study), indent=2)))
     return Block(name="provenance", title="Provenance", how=how, parts=parts)
+
+
+def _weights(ae: str, identity: str, rows: pd.DataFrame) -> str:
+    """Which weights of an autoencoder, and what the gate said of them before the generators trained."""
+    said = join(rows.loc[rows["ae"] == ae, "gate"])
+    return escape(f"{ae} {identity}" + (f", gate: {said}" if said else ""))
 
 
 def _facts(material: Material) -> dict[str, str]:
