@@ -58,11 +58,25 @@ def test_bright_pictures_in_unit_range_are_refused(pictures):
         fed((pictures // 2 + 128).float() / 255).judge()
 
 
-def test_resampled_pictures_leave_doubt_and_that_is_a_warning(pictures):
-    unit = torch.nn.functional.interpolate(pictures.float() / 255, 24, mode="bilinear", antialias=True)
+def resampled(pictures: Tensor) -> Tensor:
+    """In [0, 1], on no grey level."""
+    return torch.nn.functional.interpolate(pictures.float() / 255, 24, mode="bilinear", antialias=True)
+
+
+def test_resampled_pictures_that_begin_at_black_are_refused(pictures):
+    black = resampled(pictures)
+    assert 0 <= float(black.min()) < 0.01
+    for unit in (black, torch.rand(64, 3, 32, 32)):
+        with pytest.raises(ValueError, match=r"none below 0 .* expected \[-1, 1\], so give 2 x - 1"):
+            fed(unit).judge()
+        sound(2 * unit - 1)
+
+
+def test_bright_resampled_pictures_leave_doubt_and_that_is_a_warning(pictures):
+    """All above mid-grey and on no grey level: [-1, 1] and bright, or [0, 1]. Valid, so it does not fail."""
+    bright = 0.05 + 0.9 * resampled(pictures)
     with pytest.warns(UserWarning, match=r"bright pictures, or \[0, 1\] where"):
-        fed(unit).judge()
-    sound(2 * unit - 1)
+        fed(bright).judge()
 
 
 def test_fewer_than_64_images_are_not_judged(pictures):

@@ -64,8 +64,13 @@ class Limits(NamedTuple):
 PER_CHANNEL = Limits(0.1, 0.9, 1.1)
 ONE_SCALE = Limits(0.3, 0.7, 1.4)
 GROSS = Limits(0.5, 0.6, 1.6)
+ENOUGH_LATENTS = 64
+"""From so many images on the limits hold to the letter."""
 STANDARD_ERRORS = 3.0
-"""A limit counts as broken only by more than so many: few pictures convict nobody, 2,000 leave no doubt."""
+"""Of fewer images a limit is broken only by more than so many. Chance alone moves the channels of a sound
+autoencoder by 0.1 at 64 images and by far more below, so few pictures convict nobody; at 64 and more it can
+still warn, which the errors in the table tell, but is nowhere near the gross limits (measured: |mean| 0.18,
+std 0.88 to 1.21 on the shipped ones' own data)."""
 
 
 class Row(NamedTuple):
@@ -78,9 +83,11 @@ class Row(NamedTuple):
     """Standard error over images; infinite for a single one."""
     std_error: float
 
-    def within(self, limits: Limits) -> bool:
+    def within(self, limits: Limits, num_images: int) -> bool:
         """False too where a number is not finite."""
-        slack, std_slack = STANDARD_ERRORS * self.mean_error, STANDARD_ERRORS * self.std_error
+        slack = std_slack = 0.0
+        if num_images < ENOUGH_LATENTS:
+            slack, std_slack = STANDARD_ERRORS * self.mean_error, STANDARD_ERRORS * self.std_error
         centred = abs(self.mean) <= limits.mean + slack
         return centred and limits.low - std_slack <= self.std <= limits.high + std_slack
 
@@ -115,12 +122,15 @@ class GateReport:
     """A row per channel, or one for the whole latent; none where the gate was off."""
 
     def table(self, most: int = 8) -> str:
-        """The worst rows in words, for a person."""
+        """The worst rows in words, for a person; after ± the standard error over images."""
         limits = _limits(self.rows)
         quality = f"{self.name}: PSNR {self.psnr:.2f} dB (floor {self.floor:g})"
         want = f"expected mean 0 +- {limits.mean:g}, std {limits.low:g} to {limits.high:g}"
         worst = sorted(self.rows, key=lambda row: row.badness, reverse=True)
-        lines = [f"{row.name:<14}mean {row.mean:+8.3f}   std {row.std:7.3f}" for row in worst[:most]]
+        lines = [
+            f"{row.name:<14}mean {row.mean:+8.3f} ±{row.mean_error:.3f}   std {row.std:7.3f} ±{row.std_error:.3f}"
+            for row in worst[:most]
+        ]
         more = [f"and {len(worst) - most} more channels, nearer"] if len(worst) > most else []
         return "\n  ".join([f"{quality}; latents of {self.num_images} images, {want}", *lines, *more])
 
@@ -142,8 +152,8 @@ def check(
     means, squares, psnr = _measure(autoencoder, batches)
     rows = _rows(means, squares, per_channel(autoencoder))
     limits = _limits(rows)
-    grossly = not psnr >= floor or not all(row.within(GROSS) for row in rows)
-    usual = all(row.within(limits) for row in rows)
+    grossly = not psnr >= floor or not all(row.within(GROSS, len(means)) for row in rows)
+    usual = all(row.within(limits, len(means)) for row in rows)
     report = GateReport(
         outcome="failed" if grossly else "passed" if usual else "warned",
         name=spec.name,

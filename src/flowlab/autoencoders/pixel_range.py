@@ -13,6 +13,8 @@ MIN_IMAGES = 64
 """Below so many nothing but plain nonsense (|value| > 2, NaN) is judged."""
 DARK = -0.05
 """A pixel below this is proof of [-1, 1]; resampling [0, 1] pictures undershoots by less."""
+BLACK = 0.01
+"""The darkest pixel of [0, 1] pictures lies between 0 and this: black, 2.55 grey levels of 255."""
 SHARE = 0.25
 """Share of pixels on grey levels that only one of the ranges has, from which the range is told."""
 SAMPLE = 65_536
@@ -24,7 +26,9 @@ class PixelRange:
 
     uint8 pictures decide it exactly: k / 127.5 - 1 is an odd multiple of 1/255, whereas k / 255 is an even
     one half of the time. So a bright set, with no value below zero, is told from [0, 1] by its grey levels
-    and not by its brightness. Where pictures were resampled as floats the levels say nothing: a warning.
+    and not by its brightness. Where pictures were resampled as floats the levels say nothing; then values
+    that begin at 0 and never fall below it are [0, 1], as nothing makes mid-grey the darkest pixel of 64
+    pictures in [-1, 1], and a set that begins higher is a warning.
     `update` does not synchronise the device; `judge` does, once.
     """
 
@@ -67,5 +71,11 @@ class PixelRange:
             raise ValueError(
                 f"{found} on the grey levels of [0, 1]; expected [-1, 1], so give 2 x - 1 of them"
             )
-        if odd < SHARE:
-            warnings.warn(f"{found}; bright pictures, or [0, 1] where [-1, 1] is expected?", stacklevel=2)
+        if odd >= SHARE:
+            return
+        if 0 <= low <= BLACK:
+            raise ValueError(
+                f"{found}, none below 0 and the darkest at 0, as in [0, 1]; expected [-1, 1], so give 2 x - 1 of"
+                " them"
+            )
+        warnings.warn(f"{found}; bright pictures, or [0, 1] where [-1, 1] is expected?", stacklevel=2)
