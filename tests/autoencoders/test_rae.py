@@ -158,5 +158,6 @@ def test_faults_are_named():
         _published(decoder=replace(SMALL.decoder, grid=4))
     with pytest.raises(ValueError, match="unknown kind of latent statistics 'row'; choose from: position"):
         _published(statistics="row")
-    with pytest.raises(ValueError, match="64 x 64 pixels; rae takes 48 x 48 only"):
-        _published().latents(torch.zeros(1, 3, 64, 64))
+    for method in (_published().latents, _published().encode):
+        with pytest.raises(ValueError, match="64 x 64 pixels; rae takes 48 x 48 only"):
+            method(torch.zeros(1, 3, 64, 64))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from flowlab.autoencoders.base import Moments
 from flowlab.autoencoders.rae import PublishedRAESpec, RepresentationAutoencoder
 from flowlab.autoencoders.rae_files import from_diffusers, to_diffusers
 from flowlab.autoencoders.vit_decoder import ViTDecoderSpec
@@ -60,7 +61,7 @@ def test_latents_and_pixels_equal_diffusers(kind: str, size: int, tmp_path: Path
     theirs.save_pretrained(tmp_path)
     ours = from_diffusers(tmp_path)
     pixels = torch.rand(2, 3, size, size)
-    moments = ours.encode(pixels * 2 - 1)
+    moments = Moments(ours.encoder(pixels * 2 - 1), None)  # it resizes; `encode` takes its own 48 px only
     latent = theirs.encode(pixels).latent
     torch.testing.assert_close(ours.to_latent(moments), latent, rtol=0, atol=1e-5)
     expected = theirs.decode(latent).sample * 2 - 1

@@ -44,8 +44,9 @@ def test_an_image_is_one_token():
     latent = model.latents(_pixels())
     assert latent.shape == (3, 32, 1, 1)
     assert (model.spec.grid, model.spec.num_tokens, model.spec.stride) == (1, 1, 8)
-    with pytest.raises(ValueError, match="12 x 12 pixels; reptok takes 8 x 8 only"):
-        model.latents(torch.zeros(1, 3, 12, 12))
+    for method in (model.latents, model.encode):
+        with pytest.raises(ValueError, match="12 x 12 pixels; reptok takes 8 x 8 only"):
+            method(torch.zeros(1, 3, 12, 12))
 
 
 @torch.no_grad()

@@ -214,8 +214,9 @@ def test_faults_are_one_line(tmp_path):
         save(model, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="this is an AutoencoderTiny autoencoder, not FLUX.2"):
         load(tmp_path, family="flux2")
-    with pytest.raises(ValueError, match="18 x 16 pixels; AutoencoderTiny_f8c4 takes multiples of 16"):
-        model.latents(torch.zeros(1, 3, 18, 16))
+    for method in (model.latents, model.encode):
+        with pytest.raises(ValueError, match="18 x 16 pixels; AutoencoderTiny_f8c4 takes multiples of 16"):
+            method(torch.zeros(1, 3, 18, 16))
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
     with pytest.raises(ValueError, match="a diffusers autoencoder of another class; give its folder"):
         load(weights)

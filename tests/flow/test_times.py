@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
@@ -169,6 +169,52 @@ def test_ends_are_finite_and_outside_is_empty(name: str, alpha: float, mu: float
     assert p[0] == p[3] == 0
     assert cdf(name, t, **law).tolist() == [0, 0, 1, 1]
     assert quantile(name, torch.tensor([0.0, 1.0]), **law).tolist() == [0, 1]
+
+
+wide = {"alpha": st.floats(1e-6, 1e6), "mu": st.floats(-1e4, 1e4), "sigma": st.floats(1e-3, 1e3)}
+TIMES = torch.tensor(
+    [0.0, 5e-324, 1e-300, 1e-30, 1e-9, 0.01, 0.3, 0.5, 0.9, 1 - 1e-9, 1 - 2**-53, 1.0], dtype=torch.float64
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(name=st.sampled_from(NAMES), **wide)
+@example(name="pln", alpha=1.0, mu=0.0, sigma=26.9)
+@example(name="pln", alpha=1.0, mu=0.0, sigma=27.0)
+@example(name="pln", alpha=1.0, mu=0.0, sigma=1000.0)
+@example(name="pln", alpha=1.0, mu=800.0, sigma=1.0)
+@example(name="pln", alpha=1.0, mu=-800.0, sigma=1.0)
+@example(name="pln", alpha=1.0, mu=-1590.0, sigma=40.0)
+@example(name="pln", alpha=1.0, mu=-1e4, sigma=100.0)
+@example(name="ln", alpha=1.0, mu=-744.0, sigma=1e-3)
+def test_extreme_parameters_give_numbers(name: str, alpha: float, mu: float, sigma: float) -> None:
+    law = {"alpha": alpha, "mu": mu, "sigma": sigma}
+    p, mass = density(name, TIMES, **law), cdf(name, TIMES, **law)
+    assert (p.isfinite() & (p >= 0)).all(), p
+    assert mass[0] == 0 and mass[-1] == 1 and (mass.diff() >= -1e-12).all(), mass
+    t = quantile(name, TIMES, **law)
+    assert t[0] == 0 and t[-1] == 1 and (t.diff() >= -1e-12).all() and (t >= 0).all() and (t <= 1).all(), t
+    before, after = (torch.nextafter(t, torch.full_like(t, end)) for end in (0, 1))
+    after = after.clamp(min=1e-300)  # sigmoid gives 0 for what is less
+    below, above = cdf(name, before, **law), cdf(name, after, **law)
+    assert ((below <= TIMES + 1e-8) & (TIMES <= above + 1e-8)).all(), "the quantile inverts the cdf"
+
+
+def test_a_plateau_over_everything_is_uniform() -> None:
+    """mu far on the side of data: the mode is t = 0, and what is left of it holds nothing."""
+    t = torch.linspace(0, 1, 11, dtype=torch.float64)
+    for law in ({"mu": -800.0}, {"mu": -1e4, "sigma": 50.0}):
+        torch.testing.assert_close(density("pln", t, **law), torch.ones_like(t))
+        torch.testing.assert_close(cdf("pln", t, **law), t)
+        torch.testing.assert_close(quantile("pln", t, **law), t)
+
+
+def test_a_plateau_too_narrow_for_floats_is_a_logit_normal() -> None:
+    t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
+    left = plateau(sigma=30.0).left / plateau(sigma=30.0).total
+    assert float(left) == pytest.approx(1)
+    torch.testing.assert_close(density("pln", t, sigma=30.0), density("ln", t, sigma=30.0))
+    torch.testing.assert_close(quantile("pln", t, sigma=30.0), quantile("ln", t, sigma=30.0))
 
 
 @every

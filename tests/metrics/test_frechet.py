@@ -42,6 +42,13 @@ def spd(d: int, seed: int) -> torch.Tensor:
 # ---- the number --------------------------------------------------------------------------------------------
 
 
+def test_features_and_numpy_arrays_are_taken_as_they_are():
+    a, b = draw(60, 4), draw(50, 4, 1) + 0.3
+    expected = frechet_distance(statistics(a), statistics(b))
+    assert frechet_distance(statistics(a.numpy()), statistics(b.numpy())) == expected
+    assert frechet_distance(a.numpy(), b.numpy()) == frechet_distance(a, statistics(b)) == expected
+
+
 def test_closed_form_commuting():
     a = gaussian(torch.tensor([1.0, 0, 2]), torch.diag(torch.tensor([4.0, 9, 1])))
     b = gaussian(torch.zeros(3), torch.diag(torch.tensor([1.0, 4, 0.25])))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
 from flowlab.core.pixels import to_float
-from flowlab.metrics.paired import feature_distance, mean_and_error, psnr, ssim
+from flowlab.metrics.paired import PADDINGS, feature_distance, mean_and_error, psnr, ssim
 
 
 def images(n: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -54,6 +55,15 @@ def test_floats_are_clamped_and_rounded_as_a_png_would_be(metric):
     torch.testing.assert_close(metric(to_float(a), as_float), metric(a, b), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("metric", [psnr, ssim])
+def test_numpy_images_are_images_too(metric):
+    a, b = images(3, 16), degraded(images(3, 16))
+    assert torch.equal(metric(a.numpy(), b.numpy()), metric(a, b))
+    assert torch.equal(metric(to_float(a).numpy(), b), metric(a, b))
+    with pytest.raises(ValueError, match="images are torch.int64; expected uint8"):
+        metric(a.numpy().astype(int), b)
+
+
 # ---- SSIM --------------------------------------------------------------------------------------------------
 
 
@@ -75,11 +85,34 @@ def test_ssim_equals_scikit_image_on_the_valid_region(size):
         assert float(own) == pytest.approx(full[:, 5 : size - 5, 5 : size - 5].mean(), abs=1e-12)
 
 
-def test_ssim_of_rectangles_and_blocks(monkeypatch):
+@pytest.mark.parametrize("size", [11, 32])
+def test_ssim_with_mirrored_borders_equals_scipy(size):
+    """As torchmetrics computes it; scikit-image repeats the border pixel and so differs."""
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        return gaussian_filter(x, 1.5, mode="mirror", truncate=3.5, axes=(1, 2))
+
+    a, b = images(3, size), degraded(images(3, size))
+    for own, x, y in zip(ssim(a, b, padding="reflect"), a.numpy() / 255, b.numpy() / 255, strict=True):
+        mean_x, mean_y = blur(x), blur(y)
+        var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+        light = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
+        shape = (2 * (blur(x * y) - mean_x * mean_y) + 9e-4) / (var_x + var_y + 9e-4)
+        assert float(own) == pytest.approx((light * shape).mean(), abs=1e-12)
+    assert torch.equal(ssim(a, b, padding="valid"), ssim(a, b))
+
+
+def test_an_unknown_padding_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown padding of SSIM 'same'; choose from: valid, reflect"):
+        ssim(images(1, 16), images(1, 16), padding="same")
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_ssim_of_rectangles_and_blocks(monkeypatch, padding):
     a, b = images(5, 32)[..., :20], degraded(images(5, 32))[..., :20]
-    whole = ssim(a, b)
+    whole = ssim(a, b, padding=padding)
     monkeypatch.setattr("flowlab.metrics.paired._BLOCK", 1)
-    torch.testing.assert_close(ssim(a, b), whole)
+    torch.testing.assert_close(ssim(a, b, padding=padding), whole)
 
 
 @settings(max_examples=20, deadline=None)

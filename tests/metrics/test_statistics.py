@@ -24,6 +24,17 @@ def test_equals_numpy():
     np.testing.assert_allclose(own.covariance, np.cov(features.numpy(), rowvar=False), rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numpy_arrays_are_features_too(dtype):
+    array = draw(50, 7).numpy().astype(dtype)
+    own, expected = statistics(array), statistics(torch.from_numpy(array))
+    assert torch.equal(own.mean, expected.mean) and torch.equal(own.scatter, expected.scatter)
+    moments = Statistics.from_moments(50, array.mean(0), np.cov(array.astype(np.float64), rowvar=False))
+    torch.testing.assert_close(moments.covariance, own.covariance, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"expected features \(images, dimensions\), got shape \(7,\)"):
+        statistics(array[0])
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     cuts=st.lists(st.integers(0, 60), max_size=5), seed=st.integers(0, 99), offset=st.sampled_from([0.0, 1e3])

@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from flowlab.autoencoders import load
+from flowlab.autoencoders.base import Moments
 from flowlab.core import checkpoints
-from flowlab.core.config import to_dict
+from flowlab.core.config import config_id, to_dict
 from flowlab.core.files import read_json, write_json
 from flowlab.core.pixels import to_float
 from flowlab.core.weights import read_weights
@@ -25,9 +26,17 @@ from flowlab.features.embedded import load_judge, load_teacher
 from flowlab.presets import PRESETS
 from flowlab.train.autoencoder import AutoencoderConfig
 from flowlab.train.features import contrastive
-from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig, draw_times, ensure_latents
+from flowlab.train.flow import (
+    POSTERIORS,
+    AlignmentConfig,
+    FlowConfig,
+    TimesConfig,
+    draw_times,
+    ensure_latents,
+)
 from flowlab.train.loop import LoopConfig
 from flowlab.train.run import check_folder, recipe_of, run, start
+from flowlab.train.state import Randomness
 from flowlab.train.text_flow import TextFlowConfig
 
 SHORT = LoopConfig(batch_size=8, num_steps=4, save_steps=(2,))
@@ -114,6 +123,27 @@ def test_every_flow_branch_steps(tmp_path, distribution, weight):
     assert all(value.isfinite() for record in records for value in record.scalars.values())
 
 
+@pytest.mark.parametrize("name", POSTERIORS)
+def test_a_flow_model_learns_posterior_samples_or_means(tmp_path, name, monkeypatch):
+    """What enters the path: the mean's latent exactly, or one drawn by the image's own stream."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr("flowlab.flow.path.interpolate", lambda x0, noise, t: seen.append(x0) or x0)
+    config = flow(tmp_path, posterior=name)
+    recipe, dataset = recipe_of(config), ensure_latents(config)
+    state, batch = recipe.setup(config, dataset), dataset.read(torch.arange(4))
+    next(recipe.objectives(state, batch, Randomness(0, torch.arange(4))))
+    assert batch.moments is not None
+    mean = state.fixed.autoencoder.to_latent(Moments(*batch.moments))
+    assert torch.equal(seen[0], mean) == (name == "mean")
+    torch.testing.assert_close(seen[0], mean, rtol=0, atol=0.5)
+
+
+def test_a_posterior_enters_the_id_only_where_it_is_not_the_studys():
+    base = FlowConfig(autoencoder="flux2")
+    assert config_id(base) == config_id(replace(base, posterior="sample"))
+    assert config_id(base) != config_id(replace(base, posterior="mean"))
+
+
 def test_alignment_reaches_the_blocks_up_to_its_own_only(tmp_path):
     config = flow(tmp_path, alignment=AlignmentConfig(weight=0.5, block=1))
     dataset = ensure_latents(config)
@@ -146,6 +176,8 @@ def test_unknown_names_fail_before_training(tmp_path):
         steps(flow(tmp_path, autoencoder="flux3"), tmp_path / "run3")
     with pytest.raises(ValueError, match="unknown resize policy 'crop'; choose from: exact, adm"):
         steps(flow(tmp_path, resize="crop"), tmp_path / "run4")
+    with pytest.raises(ValueError, match="unknown posterior 'mode'; choose from: sample, mean"):
+        steps(flow(tmp_path, posterior="mode"), tmp_path / "run7")
     with pytest.raises(ValueError, match="resolution is 0; give 1 or more"):
         steps(flow(tmp_path, resolution=0), tmp_path / "run5")
     with pytest.raises(ValueError, match="photos has no classes to learn"):

@@ -76,6 +76,7 @@ class RepresentationAutoencoder(Autoencoder):
             self.decoder = TokenDecoder(spec)
 
     def encode(self, pixels: Tensor) -> Moments:
+        self.check(pixels)
         if isinstance(self.encoder, VisionEncoder):
             return Moments(self.encoder(pixels), None)
         tokens = self.encoder.tokens(to_float(to_uint8(pixels)).to(pixels))

@@ -74,6 +74,7 @@ class SingleTokenAutoencoder(Autoencoder):
         self.register_buffer("times", times, persistent=False)
 
     def encode(self, pixels: Tensor) -> Moments:
+        self.check(pixels)
         return Moments(self.encoder.tokens(pixels)[:, 0, :, None, None], None)
 
     def to_latent(self, moments: Moments, generators: Streams | None = None) -> Tensor:

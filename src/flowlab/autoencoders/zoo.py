@@ -61,10 +61,8 @@ class ZooAutoencoder(Autoencoder):
         self.register_buffer("std", std)
 
     def encode(self, pixels: Tensor) -> Moments:
-        pixels = pixels.to(next(self.model.parameters()).dtype)
-        moments = _moments(self.model.encode(pixels[:, :, None] if self.frames else pixels))  # pyright: ignore
-        logvar = None if moments.logvar is None else self._still(moments.logvar)
-        return Moments(self._still(moments.mean), logvar)
+        self.check(pixels)
+        return self._encoded(pixels)
 
     def to_latent(self, moments: Moments, generators: Streams | None = None) -> Tensor:
         z = (sample(moments, generators) - self.mean) / self.std  # (B, c, h, w)
@@ -84,6 +82,13 @@ class ZooAutoencoder(Autoencoder):
         self.mean.copy_(means.mean((0, 2, 3), keepdim=True)[0])
         self.std.copy_(means.std((0, 2, 3), keepdim=True)[0])
 
+    def _encoded(self, pixels: Tensor) -> Moments:
+        """Without the check, which knows the sizes that work only after the blank image was measured."""
+        pixels = pixels.to(next(self.model.parameters()).dtype)
+        moments = _moments(self.model.encode(pixels[:, :, None] if self.frames else pixels))  # pyright: ignore
+        logvar = None if moments.logvar is None else self._still(moments.logvar)
+        return Moments(self._still(moments.mean), logvar)
+
     def _still(self, x: Tensor) -> Tensor:
         """Drop the frame axis of one."""
         if x.ndim == 5 and x.shape[2] != 1:
@@ -95,7 +100,7 @@ class ZooAutoencoder(Autoencoder):
         """Channels of a raw latent, and pixels per side of its positions."""
         like = next(self.model.parameters())
         try:
-            z = self.encode(torch.zeros(1, 3, PROBE, PROBE, device=like.device, dtype=like.dtype)).mean
+            z = self._encoded(torch.zeros(1, 3, PROBE, PROBE, device=like.device, dtype=like.dtype)).mean
         except (RuntimeError, TypeError, IndexError) as problem:
             reason = str(problem).strip().splitlines()[0]
             raise ValueError(

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowlab.core.choices import lookup
@@ -24,6 +25,7 @@ from flowlab.core.choices import lookup
 __all__ = ["DISTRIBUTIONS", "Plateau", "cdf", "density", "plateau", "quantile", "sample"]
 
 Number = float | Tensor
+_LOG_LARGEST = math.log(torch.finfo(torch.float64).max)
 
 
 def density(name: str, t: Number, *, alpha: Number = 1.0, mu: Number = 0.0, sigma: Number = 1.0) -> Tensor:
@@ -93,7 +95,7 @@ def _ts_quantile(u: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
 def _ln_density(t: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     z = (t.logit() - mu - alpha.log()) / sigma
     log_p = -z.square() / 2 - (sigma * math.sqrt(2 * math.pi)).log() - t.log() - (-t).log1p()
-    return torch.where((t > 0) & (t < 1), log_p.exp(), 0.0)
+    return torch.where((t > 0) & (t < 1), log_p.clamp(max=_LOG_LARGEST).exp(), 0.0)
 
 
 def _ln_cdf(t: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
@@ -123,7 +125,9 @@ class Plateau:
     left: Tensor
     """P(t < t*) of the logit-normal."""
     total: Tensor
-    """Z = left + (1 - t*) peak; the plateau's height is peak / Z."""
+    """Z = left + (1 - t*) peak."""
+    width: Tensor
+    """Z / peak, one over the plateau's height. It is a number where peak and Z are beyond float64, and inf."""
 
 
 def plateau(*, alpha: Number = 1.0, mu: Number = 0.0, sigma: Number = 1.0) -> Plateau:
@@ -134,13 +138,15 @@ def plateau(*, alpha: Number = 1.0, mu: Number = 0.0, sigma: Number = 1.0) -> Pl
 
 def _pln_density(t: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     flat = _plateau(alpha, mu, sigma, t.device)
-    return torch.where(t < flat.mode, _ln_density(t, alpha, mu, sigma), flat.peak) / flat.total
+    rising = _ln_density(t, alpha, mu, sigma) / flat.total
+    return torch.where(t < flat.mode, rising, _height(flat))
 
 
 def _pln_cdf(t: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
     flat = _plateau(alpha, mu, sigma, t.device)
     rising = _ln_cdf(t, alpha, mu, sigma) / flat.total
-    return torch.where(t < flat.mode, rising, 1 - (1 - t) * (flat.peak / flat.total))
+    inside = torch.where(t < flat.mode, rising, 1 - (1 - t) * _height(flat)).clamp(0, 1)
+    return _exact_ends(t, inside)
 
 
 def _pln_quantile(u: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor:
@@ -148,8 +154,18 @@ def _pln_quantile(u: Tensor, alpha: Tensor, mu: Tensor, sigma: Tensor) -> Tensor
     flat = _plateau(alpha, mu, sigma, u.device)
     mass = u * flat.total
     rising = _ln_quantile(mass.clamp(max=1), alpha, mu, sigma).minimum(flat.mode)
-    constant = (1 - (1 - u) * (flat.total / flat.peak)).maximum(flat.mode)
-    return torch.where(mass < flat.left, rising, constant)
+    constant = (1 - (1 - u) * flat.width).maximum(flat.mode)
+    return _exact_ends(u, torch.where(mass < flat.left, rising, constant))
+
+
+def _height(flat: Plateau) -> Tensor:
+    """Of the plateau; one too narrow for float64, at t = 1 alone, counts as the largest number."""
+    return (1 / flat.width).clamp(max=torch.finfo(torch.float64).max)
+
+
+def _exact_ends(x: Tensor, y: Tensor) -> Tensor:
+    """y, but 0 at x = 0 and 1 at x = 1: where a plateau is all or nothing, rounding would decide there."""
+    return torch.where((x == 0) | (x == 1), x, y)
 
 
 def _plateau(alpha: Tensor, mu: Tensor, sigma: Tensor, device: torch.device) -> Plateau:
@@ -164,7 +180,8 @@ def _plateau(alpha: Tensor, mu: Tensor, sigma: Tensor, device: torch.device) -> 
 def _plateau_of_numbers(centre: float, sigma: float, device: torch.device) -> Plateau:
     both = torch.tensor([centre, sigma], dtype=torch.float64)
     on_cpu = _solve_plateau(both[0], both[1])
-    return Plateau(*(value.to(device) for value in (on_cpu.mode, on_cpu.peak, on_cpu.left, on_cpu.total)))
+    values = (on_cpu.mode, on_cpu.peak, on_cpu.left, on_cpu.total, on_cpu.width)
+    return Plateau(*(value.to(device) for value in values))
 
 
 def _solve_plateau(centre: Tensor, sigma: Tensor) -> Plateau:
@@ -172,7 +189,20 @@ def _solve_plateau(centre: Tensor, sigma: Tensor) -> Plateau:
     z = (x - centre) / sigma
     bell = (-z.square() / 2).exp() / (sigma * math.sqrt(2 * math.pi))  # density of logit t at x
     mode, left = torch.sigmoid(x), _normal_cdf(z)
-    return Plateau(mode, bell / (mode * torch.sigmoid(-x)), left, left + bell / mode)
+    peak, total = bell / (mode * torch.sigmoid(-x)), left + bell / mode
+    peak, total = (value.nan_to_num(math.inf, math.inf) for value in (peak, total))  # 0 / 0 only there
+    return Plateau(mode, peak, left, total, _width(x, z, sigma, total / peak))
+
+
+def _width(x: Tensor, z: Tensor, sigma: Tensor, quotient: Tensor) -> Tensor:
+    """Z / peak = (1 - t*) + left / peak from x = logit t* and its z, in logs where peak and Z overflow.
+
+    Elsewhere the quotient, to the bit: the times of trained runs were drawn with it.
+    """
+    log_bell = -z.square() / 2 - (sigma * math.sqrt(2 * math.pi)).log()
+    log_peak = log_bell - F.logsigmoid(x) - F.logsigmoid(-x)
+    in_logs = torch.sigmoid(-x) + (torch.special.log_ndtr(z) - log_peak).exp()
+    return torch.where(quotient.isnan(), in_logs, quotient)
 
 
 def _rightmost_mode(centre: Tensor, sigma: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from flowlab.core.seeds import Streams
-from flowlab.metrics.statistics import Statistics, as_features, statistics, to_double
+from flowlab.metrics.statistics import Array, Statistics, as_features, statistics, to_double
 
 __all__ = [
     "FrechetInfinity",
@@ -35,12 +35,14 @@ __all__ = [
 ]
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
+def frechet_distance(a: Statistics | Array, b: Statistics | Array) -> float:
     """Squared Frechet distance of two Gaussians, float64; symmetric up to rounding.
 
+    Each side is `Statistics`, or features (n, d) that they are taken of, a tensor or a numpy array.
     Roundoff can make it slightly negative for equal sets (about -1e-11); it is not clamped, so that a larger
     negative number would be seen. Use `Reference` where many sets meet one reference.
     """
+    a, b = (side if isinstance(side, Statistics) else statistics(side) for side in (a, b))
     return Reference(b).distance(a)
 
 
@@ -116,7 +118,7 @@ class Reference:
 
 
 def frechet_bootstrap(
-    features: Tensor, reference: Reference, num_resamples: int = 50, seed: int = 0
+    features: Array, reference: Reference, num_resamples: int = 50, seed: int = 0
 ) -> float:
     """Standard error of a Frechet distance: its standard deviation over resamples of the generated images.
 
@@ -133,7 +135,7 @@ def frechet_bootstrap(
     return float(frechet_resamples(features, reference, num_resamples, seed).std())
 
 
-def frechet_resamples(features: Tensor, reference: Reference, num_resamples: int, seed: int = 0) -> Tensor:
+def frechet_resamples(features: Array, reference: Reference, num_resamples: int, seed: int = 0) -> Tensor:
     """Distances (num_resamples,) float64 of resamples with replacement of features (n, d).
 
     The draws depend on (seed, resample, n) only. Two sets of n images made from the same noise and labels
@@ -169,7 +171,7 @@ def _resample_counts(n: int, num_resamples: int, seed: int) -> Tensor:
     return counts.scatter_add_(1, drawn, torch.ones_like(counts))
 
 
-def frechet_influence(features: Tensor, reference: Reference) -> Tensor:
+def frechet_influence(features: Array, reference: Reference) -> Tensor:
     """First-order share (n,) float64 of each image of features (n, d) in the distance, mean zero.
 
     The gradient of the distance at the generated moments, 2 (m_a - m_b) and I - L (L^T S_a L)^(-1/2) L^T,
@@ -196,7 +198,7 @@ def frechet_influence(features: Tensor, reference: Reference) -> Tensor:
 # ---- what it would be with infinitely many images ----------------------------------------------------------
 
 
-def frechet_paired_bootstrap(a: Tensor, b: Tensor, num_resamples: int = 50, seed: int = 0) -> float:
+def frechet_paired_bootstrap(a: Array, b: Array, num_resamples: int = 50, seed: int = 0) -> float:
     """Standard error of the distance between features (n, d) of the same n images before and after a change.
 
     Both sides of a pair are resampled together, so what the two sets share cancels, as it does in an rFID.
@@ -225,7 +227,7 @@ class FrechetInfinity(NamedTuple):
 
 
 def frechet_infinity(
-    features: Tensor,
+    features: Array,
     reference: Reference,
     *,
     num_points: int = 15,

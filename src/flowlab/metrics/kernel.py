@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowlab.core.seeds import Streams
-from flowlab.metrics.statistics import as_features
+from flowlab.metrics.statistics import Array, as_features
 
 __all__ = ["KernelDistance", "kernel_distance", "polynomial_kernel"]
 
@@ -33,7 +33,7 @@ class KernelDistance(NamedTuple):
 
 
 def kernel_distance(
-    features_a: Tensor, features_b: Tensor, *, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0
+    features_a: Array, features_b: Array, *, num_subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> KernelDistance:
     """KID of features (n, d) and (m, d), any float type, computed in float64.
 

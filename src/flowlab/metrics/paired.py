@@ -12,13 +12,14 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flowlab.core.choices import lookup
 from flowlab.core.pixels import to_uint8
-from flowlab.metrics.statistics import to_double
+from flowlab.metrics.statistics import Array, to_double
 
-__all__ = ["MeanError", "feature_distance", "mean_and_error", "psnr", "ssim"]
+__all__ = ["PADDINGS", "MeanError", "feature_distance", "mean_and_error", "psnr", "ssim"]
 
 
-def psnr(a: Tensor, b: Tensor) -> Tensor:
+def psnr(a: Array, b: Array) -> Tensor:
     """Peak signal-to-noise ratio in dB of images (n, C, H, W) => (n,) float64.
 
     -10 log10(mse) over all channels of images on [0, 1]. mse is floored at 1e-10 as in RAE, so equal images
@@ -29,13 +30,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return -10 * mse.clamp_min(1e-10).log10()
 
 
-def ssim(a: Tensor, b: Tensor) -> Tensor:
+def ssim(a: Array, b: Array, *, padding: str = "valid") -> Tensor:
     """Structural similarity of images (n, C, H, W) => (n,) float64, at most 1; mean over channels.
 
     Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", eq. 13:
-    gaussian window of 11 taps with sigma 1.5, K1 = .01, K2 = .03, range 1 on images in [0, 1], averaged over
-    the valid region only. Images smaller than the window are a ValueError.
+    gaussian window of 11 taps with sigma 1.5, K1 = .01, K2 = .03, range 1 on images in [0, 1]. `padding` is a
+    key of PADDINGS. Images smaller than the window are a ValueError.
     """
+    margin = lookup(PADDINGS, padding, "padding of SSIM")
     a, b = _grey_levels(a, b)
     height, width = a.shape[-2:]
     if min(height, width) < _TAPS:
@@ -44,7 +46,8 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         )
     num_images = max(1, _BLOCK // max(1, a[:1].numel()))
     pairs = zip(a.split(num_images), b.split(num_images), strict=True)
-    return torch.cat([_ssim_map(x, y).mean(dim=(1, 2, 3)) for x, y in pairs])
+    wider = ((_widened(x, margin), _widened(y, margin)) for x, y in pairs)
+    return torch.cat([_ssim_map(x, y).mean(dim=(1, 2, 3)) for x, y in wider])
 
 
 def feature_distance(features_a: Sequence[Tensor], features_b: Sequence[Tensor]) -> Tensor:
@@ -74,7 +77,7 @@ class MeanError(NamedTuple):
     standard_error: float
 
 
-def mean_and_error(values: Tensor) -> MeanError:
+def mean_and_error(values: Array) -> MeanError:
     """Mean, per-image standard deviation, count and standard error of values (n,); non-finite ones are an
     error.
     """
@@ -92,7 +95,16 @@ def mean_and_error(values: Tensor) -> MeanError:
 # ---- small maths -------------------------------------------------------------------------------------------
 
 _TAPS, _SIGMA = 11, 1.5
+PADDINGS = {  # pixels that are mirrored beyond each border before the window slides
+    "valid": 0,  #            Wang et al.: only where the whole window lies in the image
+    "reflect": _TAPS // 2,  # torchmetrics, so RAE, RepTok and VA-VAE; about 0.001 above valid at 256 px
+}
 _BLOCK = 2**22  # pixels filtered at once: 32 MiB of float64 for each of five maps
+
+
+def _widened(x: Tensor, margin: int) -> Tensor:
+    """(n, C, H, W) => (n, C, H + 2 margin, W + 2 margin), mirrored without repeating the border."""
+    return torch.nn.functional.pad(x, (margin,) * 4, mode="reflect") if margin else x
 
 
 def _ssim_map(a: Tensor, b: Tensor) -> Tensor:
@@ -137,8 +149,9 @@ def _unit_tokens(features: Tensor) -> Tensor:
     return torch.nn.functional.normalize(tokens, dim=-1, eps=1e-10)
 
 
-def _grey_levels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _grey_levels(a: Array, b: Array) -> tuple[Tensor, Tensor]:
     """Both images as float64 on [0, 1] in steps of 1/255."""
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
     if a.shape != b.shape or a.ndim != 4:
         raise ValueError(
             f"images {tuple(a.shape)} against {tuple(b.shape)}; expected two equal shapes (n, C, H, W)"

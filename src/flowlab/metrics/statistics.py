@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Statistics", "as_features", "statistics", "to_double"]
+__all__ = ["Array", "Statistics", "as_features", "statistics", "to_double"]
+
+Array = Tensor | np.ndarray
+"""What features and images may come as: other tools keep theirs in numpy."""
 
 
-def statistics(features: Tensor, names: Sequence[str] | None = None) -> Statistics:
+def statistics(features: Array, names: Sequence[str] | None = None) -> Statistics:
     """Statistics of features (n, d), any float type; see `Statistics.update` for the errors."""
+    features = torch.as_tensor(features)
     _check_shape(features)
     return Statistics.empty(features.shape[1]).update(features, names)
 
@@ -43,7 +48,7 @@ class Statistics:
         )
 
     @classmethod
-    def from_moments(cls, n: int, mean: Tensor, covariance: Tensor) -> Statistics:
+    def from_moments(cls, n: int, mean: Array, covariance: Array) -> Statistics:
         """From a mean (d,) and covariance (d, d) computed elsewhere; checks shape, symmetry and values."""
         mean, covariance = to_double(mean), to_double(covariance)
         if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
@@ -71,7 +76,7 @@ class Statistics:
             raise ValueError(f"a covariance needs at least 2 images, got {self.n}; measure more images")
         return _symmetric(self.scatter / (self.n - 1))
 
-    def update(self, features: Tensor, names: Sequence[str] | None = None) -> Statistics:
+    def update(self, features: Array, names: Sequence[str] | None = None) -> Statistics:
         """Add features (n, d) in place and return self.
 
         A non-finite feature is a ValueError with the image's index, counted over all updates, and its name
@@ -103,9 +108,10 @@ class Statistics:
 
 
 def as_features(
-    features: Tensor, *, names: Sequence[str] | None = None, start: int = 0, what: str = "features"
+    features: Array, *, names: Sequence[str] | None = None, start: int = 0, what: str = "features"
 ) -> Tensor:
     """Check features (n, d) and return them as float64; non-finite ones are a ValueError naming the image."""
+    features = torch.as_tensor(features)
     _check_shape(features)
     if names is not None and len(names) != len(features):
         raise ValueError(
@@ -124,9 +130,9 @@ def as_features(
     return features
 
 
-def to_double(tensor: Tensor) -> Tensor:
+def to_double(tensor: Array) -> Tensor:
     """Float64 on the tensor's own device; Apple's MPS has none, so from there to the CPU."""
-    tensor = tensor.detach()
+    tensor = torch.as_tensor(tensor).detach()
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
 
 

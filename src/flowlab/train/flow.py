@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from flowlab.train.loop import LoopConfig
 from flowlab.train.optim import OptimiserConfig
 from flowlab.train.state import Objective, Randomness, Recipe, Trainable, TrainState
 
-__all__ = ["FLOW", "AlignmentConfig", "FlowConfig", "TimesConfig", "ensure_latents"]
+__all__ = ["FLOW", "POSTERIORS", "AlignmentConfig", "FlowConfig", "TimesConfig", "ensure_latents"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,10 @@ class AlignmentConfig:
     """Width of the projector, which is dropped after training."""
 
 
+POSTERIORS: dict[str, Callable[[Randomness], Streams | None]] = {  # what to_latent draws from
+    "sample": lambda randomness: randomness("posterior"),  # latent-diffusion, so SD, and SiT
+    "mean": lambda randomness: None,  #                      FLUX.1's and FLUX.2's code
+}
 ADDED_LATER = {"in_id": "unless default"}
 """Of a field that a study had rows without: at its default the ids of those rows stay."""
 
@@ -95,6 +99,9 @@ class FlowConfig:
     """A key of backbones.sizes.SIZES."""
     times: TimesConfig = field(default_factory=TimesConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    posterior: str = field(default="sample", metadata=ADDED_LATER)
+    """What the model learns of an image whose encoder gives a mean and a variance: a key of POSTERIORS, a
+    fresh sample at each step, as the study's rows were made, or the mean, as FLUX.1 and FLUX.2 encode."""
     class_dropout: float = 0.1
     """Share of labels replaced by the null label, for classifier-free guidance."""
     ema_decay: float = 0.99
@@ -127,6 +134,7 @@ def validate(config: FlowConfig) -> None:
         )
     autoencoders.check_source(config.autoencoder)
     lookup(RESIZE, config.resize, "resize policy")
+    lookup(POSTERIORS, config.posterior, "posterior")
     for name, value in (("resolution", config.resolution), ("num_images", config.num_images)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}; give 1 or more")
@@ -229,7 +237,7 @@ def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Itera
     assert batch.moments is not None and batch.label is not None, (
         "flow models train on labelled, encoded images"
     )
-    x0 = fixed.autoencoder.to_latent(Moments(*batch.moments), randomness("posterior"))
+    x0 = fixed.autoencoder.to_latent(Moments(*batch.moments), POSTERIORS[config.posterior](randomness))
     noise = randomness("noise").normal(*x0.shape[1:])
     t = draw_times(config.times, randomness("time"))
     dropped = randomness("class dropout").uniform() < config.class_dropout
