@@ -20,6 +20,7 @@ from flowlab.evaluate.reference import features_of, yardstick
 from flowlab.features import vgg
 from flowlab.features.embedded import load_judge, load_teacher
 from flowlab.generate.sampling import SamplingConfig
+from flowlab.metrics.kernel import kernel_distance
 from flowlab.study.results import RECONSTRUCTION_COLUMNS, check_row
 
 
@@ -33,6 +34,16 @@ def test_real_held_out_digits_are_near_and_noise_is_far(ruler):
     noise = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8)
     near, far = ruler.distances(real), ruler.distances(noise)
     assert near["fid"] < 1 < 10 < far["fid"] and near["fid_se"] > 0 and near["kid"] < far["kid"]
+    for found in (near, far):
+        assert 0 < found["kid_se"] < max(abs(found["kid"]), 0.01)
+
+
+def test_kid_and_its_error_are_those_of_one_subset(ruler):
+    images = digits("heldout", num_images=100, seed=5).read(torch.arange(100)).pixels
+    features = features_of(ruler.judge, images)
+    expected = kernel_distance(features, ruler.features, num_subsets=1, subset_size=100)
+    found = ruler.distances(images)
+    assert (found["kid"], found["kid_se"]) == (expected.distance, expected.standard_error)
 
 
 def test_the_yardstick_is_cached_by_what_made_it(tmp_path):

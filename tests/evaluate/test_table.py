@@ -40,6 +40,13 @@ def test_notes_name_the_features_of_a_distance_that_is_there():
     assert any("judge A or judge B" in line for line in both)
 
 
+def test_a_distance_of_few_images_says_so():
+    assert not any("biased" in line for line in table.notes(ROWS))
+    few = table.notes([row("x", rfid=1.0, num_images=2), ROWS[0]])
+    assert few[-1].startswith("rFID: distances from 2 images, fewer than 1,000, are biased upwards")
+    assert not any("biased" in line for line in table.notes([row("x", rfid=math.nan, num_images=2)]))
+
+
 def test_markdown_html_and_csv(tmp_path):
     for ending in table.FORMATS:
         table.write(tmp_path / f"t.{ending}", ROWS)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from flowlab.metrics.frechet import (
     Reference,
     Statistics,
+    few_images_note,
     frechet_bootstrap,
     frechet_distance,
     frechet_infinity,
@@ -37,6 +38,11 @@ def gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> Statistics:
 def spd(d: int, seed: int) -> torch.Tensor:
     root = draw(d, d, seed)
     return root @ root.T + 0.1 * torch.eye(d)
+
+
+def test_few_images_are_named_and_enough_are_not():
+    assert "from 342 images, fewer than 1,000, are biased upwards" in few_images_note(342)
+    assert few_images_note(1000) == ""
 
 
 # ---- the number --------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ def plant(
                     "flowlab": "0.1.0",
                     "created": "2026-01-01T00:00:00+00:00",
                     "gate": "passed",
+                    "kid_se": math.exp(value) / 5000,
                 }
             )
     return pd.DataFrame(rows)

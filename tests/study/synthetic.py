@@ -139,7 +139,7 @@ def _row(
         "run_id": run, "config_id": "0a1b2c3d4e5f", "dataset": "digits", "backbone": "tiny",
         "optimiser": "adamw", "train_seconds": step * 0.05, "sample_seconds": 8.0,
         "machine": "2 cores of a synthetic CPU", "torch": "2.13.0", "flowlab": "0.1.0",
-        "created": "2026-01-01T00:00:00+00:00", "gate": "passed",
+        "created": "2026-01-01T00:00:00+00:00", "gate": "passed", "kid_se": fid / 30_000,
     }  # fmt: skip
 
 

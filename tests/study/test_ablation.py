@@ -130,6 +130,8 @@ def test_page_and_table(tmp_path: Path) -> None:
     assert "kl" in page and "FID, judge" in page
     lines = markdown(TOY, ablations.collect(tmp_path)).splitlines()
     assert len(lines) == 2 + len(ARMS)
+    assert "| rFID, judge |" in lines[0] and "| FID, judge |" in lines[0]
+    assert "| FID |" in markdown(TOY, results.empty(ablations.COLUMNS)), "without rows there is no judge"
     assert "-2.0" in lines[-1] and lines[-1].rstrip(" |").endswith("helps")
 
 

@@ -308,6 +308,15 @@ def test_numbers_that_are_not_finite_leave_a_gap(tmp_path):
     assert "nan" not in re.findall(r'data-table="table-rows">(.*?)</script>', page)[0]
 
 
+def test_a_distance_stands_with_its_features_and_its_error(tmp_path):
+    rows = synthetic.rows(aes=("sd",), seeds=(0,), shifts=(1.0,)).assign(kid=0.5, kid_se=0.25)
+    page = _page(_write(tmp_path, rows))
+    shown = json.loads(re.findall(r'data-table="table-rows">(.*?)</script>', page)[0])
+    titles = [column["title"] for column in shown["columns"]]
+    assert {"FID, digits judge", "KID × 1000, digits judge"} <= set(titles)
+    assert all([500.0, 250.0] in line for line in shown["rows"])
+
+
 def test_foreign_text_is_shown_not_run(tmp_path):
     evil = "<img src=x onerror=alert(1)>"
     rows = synthetic.rows(aes=("sd",), seeds=(0,), shifts=(1.0,)).assign(

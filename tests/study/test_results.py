@@ -74,7 +74,7 @@ def planned_rows(study: Study = STUDY) -> pd.DataFrame:
 
 def test_the_first_seven_columns_are_the_stable_name():
     assert list(COLUMNS)[:7] == ["step", "ae", "repa", "trainp", "trainshift", "sampleshift", "fid"]
-    assert list(COLUMNS)[7] == "features" and len(COLUMNS) == 31
+    assert list(COLUMNS)[7] == "features" and len(COLUMNS) == 32
 
 
 def test_rows_come_back_as_written(tmp_path):
@@ -170,7 +170,7 @@ def foreign(change):
         (lambda t: t.append_column("note", [["x"] * len(t)]), "has the unknown column 'note'"),
         (
             lambda t: t.select([*reversed(t.column_names)]),
-            "has the column 'gate' in place 1, which is 'step''s",
+            "has the column 'kid_se' in place 1, which is 'step''s",
         ),
         (
             lambda t: t.set_column(6, "fid", t["fid"].cast("string")),
@@ -209,27 +209,31 @@ def test_a_damaged_or_absent_file_is_one_line(tmp_path):
     assert "\n" not in str(problem.value)
 
 
-def test_rows_of_before_the_gate_s_column_read_and_merge(tmp_path):
+@pytest.mark.parametrize("absent", [["kid_se"], ["gate", "kid_se"]])
+def test_rows_of_before_a_column_read_and_merge(tmp_path, absent):
     """As results/mini has them, and a run in progress writes them."""
     assert list(COLUMNS)[-len(OLDER) :] == list(OLDER), "older files hold the columns before these"
     known = read_results(MINI)
     assert set(known["gate"]) == {"unknown"} and list(known.columns) == list(COLUMNS)
+    assert known["kid_se"].isna().all() and known["kid_se"].dtype == "float64"
     rows = planned_rows()
-    older = rows.drop(columns="gate")
+    older = rows.drop(columns=absent)
     parquet.write_table(pyarrow.Table.from_pandas(older.iloc[:3]), tmp_path / "results.parquet")
     path = tmp_path / "cells" / "a" / "rows.jsonl"
     append_row(path, rows.iloc[3].to_dict())
     with open(path, "a") as file:
         file.write(json.dumps(older.iloc[4].to_dict()) + "\n")
     found = collect(tmp_path)
-    assert sorted(found["gate"]) == ["passed"] + 4 * ["unknown"]
+    assert sorted(found["gate"]) == (["passed"] + 4 * ["unknown"] if "gate" in absent else 5 * ["passed"])
+    assert found["kid_se"].isna().sum() == 4
     write_results(tmp_path / "results.parquet", found)
     assert_frame_equal(read_results(tmp_path / "results.parquet"), found)
 
 
-def test_a_row_without_it_is_never_written(tmp_path):
-    with pytest.raises(ValueError, match="lacks the column 'gate'"):
-        append_row(tmp_path / "rows.jsonl", {k: v for k, v in ROW.items() if k != "gate"})
+@pytest.mark.parametrize("column", OLDER)
+def test_a_row_without_one_is_never_written(tmp_path, column):
+    with pytest.raises(ValueError, match=f"lacks the column '{column}'"):
+        append_row(tmp_path / "rows.jsonl", {k: v for k, v in ROW.items() if k != column})
 
 
 # ---- merging -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flowlab.core.files import exclusive
+from flowlab.core.files import exclusive, read_json
 from flowlab.study import results, runner
 from flowlab.study.engine import Job, LocalEngine
 from flowlab.study.grid import Study, cells
@@ -144,7 +144,10 @@ def test_a_debug_study_leaves_every_planned_row(finished):
     ]  # fmt: skip
     assert rows["fid"].notna().all() and (rows["features"] == "digits judge").all()
     assert len(results.read_reconstruction(finished / "reconstruction.parquet")) == 2
-    assert (finished / "samples" / "manifest.json").is_file()
+    pictures = read_json(finished / "samples" / "manifest.json")
+    captions = [one["caption"] for one in pictures if one["kind"] == "samples"]
+    assert captions and all("FID, digits judge: " in caption for caption in captions)
+    assert (rows["kid_se"] > 0).all()
 
 
 def test_running_again_starts_nothing(finished):

@@ -28,6 +28,9 @@ def test_evaluate_appends_rows(
         )
         == 0
     )
+    printed = capsys.readouterr().out
+    assert "rFID: distances from 80 images, fewer than 1,000" in printed
+    assert "note: distances from 70 images, fewer than 1,000, are biased upwards" in printed
     found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row.get("sampleshift") for row in found] == [None, 1.0, 2.95]
     assert found[0]["psnr"] > 0 and found[1]["fid"] > 0 and found[1]["features"]

@@ -99,6 +99,12 @@ class Row(NamedTuple):
         return max(abs(self.mean) / GROSS.mean, abs(math.log(self.std)) / -math.log(GROSS.low))
 
     @property
+    def line(self) -> str:
+        """Of the table."""
+        mean = f"mean {self.mean:+8.3f} ±{self.mean_error:.3f}"
+        return f"{self.name:<14}{mean}   std {self.std:7.3f} ±{self.std_error:.3f}"
+
+    @property
     def name(self) -> str:
         """What the row is about."""
         return "the latent" if self.channel is None else f"channel {self.channel}"
@@ -127,10 +133,7 @@ class GateReport:
         quality = f"{self.name}: PSNR {self.psnr:.2f} dB (floor {self.floor:g})"
         want = f"expected mean 0 +- {limits.mean:g}, std {limits.low:g} to {limits.high:g}"
         worst = sorted(self.rows, key=lambda row: row.badness, reverse=True)
-        lines = [
-            f"{row.name:<14}mean {row.mean:+8.3f} ±{row.mean_error:.3f}   std {row.std:7.3f} ±{row.std_error:.3f}"
-            for row in worst[:most]
-        ]
+        lines = [row.line for row in worst[:most]]
         more = [f"and {len(worst) - most} more channels, nearer"] if len(worst) > most else []
         return "\n  ".join([f"{quality}; latents of {self.num_images} images, {want}", *lines, *more])
 

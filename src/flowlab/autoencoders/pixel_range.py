@@ -75,7 +75,7 @@ class PixelRange:
             return
         if 0 <= low <= BLACK:
             raise ValueError(
-                f"{found}, none below 0 and the darkest at 0, as in [0, 1]; expected [-1, 1], so give 2 x - 1 of"
-                " them"
+                f"{found}, none below 0 and the darkest at 0, as in [0, 1]; "
+                "expected [-1, 1], so give 2 x - 1 of them"
             )
         warnings.warn(f"{found}; bright pictures, or [0, 1] where [-1, 1] is expected?", stacklevel=2)

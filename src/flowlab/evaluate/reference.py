@@ -37,15 +37,19 @@ class Yardstick:
     """(n, d) float32."""
 
     def distances(self, images: Tensor) -> dict[str, float]:
-        """uint8 (n, 3, H, W) => fid, its bootstrap standard error and kid."""
+        """uint8 (n, 3, H, W) => fid and its bootstrap standard error, kid and its standard error.
+
+        That of fid is of the generated images alone. kid is of one subset: all generated images against as
+        many of the reference, and its error is of both.
+        """
         parts = images.split(250)  # large ones are not all held as floats
         features = torch.cat([features_of(self.judge, resized(part, JUDGE_SIDE)) for part in parts])
+        kid = kernel_distance(features, self.features, num_subsets=1, subset_size=len(features))
         return {
             "fid": self.reference.distance(statistics(features)),
             "fid_se": frechet_bootstrap(features, self.reference),
-            "kid": kernel_distance(
-                features, self.features, num_subsets=1, subset_size=len(features)
-            ).distance,
+            "kid": kid.distance,
+            "kid_se": kid.standard_error,
         }
 
 

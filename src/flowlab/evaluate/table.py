@@ -12,6 +12,7 @@ from typing import Any
 
 from flowlab.core.choices import lookup
 from flowlab.core.files import atomic_path
+from flowlab.metrics.frechet import ENOUGH_IMAGES, few_images_note
 
 __all__ = ["BLOCKS", "FORMATS", "format_of", "notes", "text", "write"]
 
@@ -71,7 +72,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     for column, about in _ABOUT.items():
         if any(_is_there(row, column) for row in rows):
             lines.append(about.format(names=" or ".join(sorted({str(_named(row, column)) for row in rows}))))
-    return lines
+    fewest = min((row["num_images"] for row in rows if _is_there(row, "rfid")), default=ENOUGH_IMAGES)
+    return [*lines, *([f"rFID: {few_images_note(fewest)}."] if fewest < ENOUGH_IMAGES else [])]
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

@@ -127,7 +127,7 @@ class Plateau:
     total: Tensor
     """Z = left + (1 - t*) peak."""
     width: Tensor
-    """Z / peak, one over the plateau's height. It is a number where peak and Z are beyond float64, and inf."""
+    """Z / peak, one over the plateau's height; finite too where peak and Z, beyond float64, are inf."""
 
 
 def plateau(*, alpha: Number = 1.0, mu: Number = 0.0, sigma: Number = 1.0) -> Plateau:

@@ -21,10 +21,12 @@ from flowlab.core.seeds import Streams
 from flowlab.metrics.statistics import Array, Statistics, as_features, statistics, to_double
 
 __all__ = [
+    "ENOUGH_IMAGES",
     "FrechetInfinity",
     "FrechetParts",
     "Reference",
     "Statistics",
+    "few_images_note",
     "frechet_bootstrap",
     "frechet_distance",
     "frechet_infinity",
@@ -33,6 +35,19 @@ __all__ = [
     "frechet_resamples",
     "statistics",
 ]
+
+ENOUGH_IMAGES = 1000
+"""From so many on a distance in the embedded judge's 64 dimensions is more than its bias of about c / n."""
+
+
+def few_images_note(num_images: int) -> str:
+    """What must stand beside a distance from so few images, in one line; empty where they are enough."""
+    if num_images >= ENOUGH_IMAGES:
+        return ""
+    return (
+        f"distances from {num_images:,} images, fewer than {ENOUGH_IMAGES:,}, are biased upwards; "
+        "compare them at equal counts only"
+    )
 
 
 def frechet_distance(a: Statistics | Array, b: Statistics | Array) -> float:
@@ -117,9 +132,7 @@ class Reference:
 # ---- how sure: resampling the generated images -------------------------------------------------------------
 
 
-def frechet_bootstrap(
-    features: Array, reference: Reference, num_resamples: int = 50, seed: int = 0
-) -> float:
+def frechet_bootstrap(features: Array, reference: Reference, num_resamples: int = 50, seed: int = 0) -> float:
     """Standard error of a Frechet distance: its standard deviation over resamples of the generated images.
 
     Covers: which images the sampler happened to draw (noise and labels), the reference being fixed. Does not

@@ -12,7 +12,7 @@ from flowlab.study import ablation as ablations
 from flowlab.study.ablation import Ablation
 from flowlab.study.page.html import Block, Column, data_table, document, escape, figure, notice, plain_table
 from flowlab.study.plots.ablation import arm_label, effect, trade_off
-from flowlab.study.plots.words import fid_label
+from flowlab.study.plots.words import distance_label, fid_label
 
 __all__ = ["markdown", "verdict", "write"]
 
@@ -38,15 +38,18 @@ def verdict(low: float, high: float, lower_is_better: bool) -> str:
 
 def markdown(settings: Ablation, rows: pd.DataFrame) -> str:
     """A line per arm: means over trainings, differences from the first arm with 95 % intervals, verdict."""
-    lines = [f"| {' | '.join(_HEADERS)} |", f"|{'---|' * len(_HEADERS)}"]
+    heads = _headers(rows)
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     lines += [f"| {' | '.join(line)} |" for line in _lines(settings, rows)]
     return "\n".join(lines) + "\n"
 
 
-_HEADERS = (
-    "arm", "trainings", "PSNR dB", "rFID", "effective rank", "rotation error", "scale error", "FID",
-    "change of PSNR", "change of FID", "FID: does it help?",
-)  # fmt: skip
+def _headers(rows: pd.DataFrame) -> list[str]:
+    rfid, fid = (distance_label(name, rows) for name in ("rFID", "FID"))
+    return [
+        "arm", "trainings", "PSNR dB", rfid, "effective rank", "rotation error", "scale error", fid,
+        "change of PSNR", "change of FID", "FID: does it help?",
+    ]  # fmt: skip
 
 
 def _lines(settings: Ablation, rows: pd.DataFrame) -> list[list[str]]:
@@ -105,7 +108,7 @@ def _page(settings: Ablation, rows: pd.DataFrame) -> str:
         ],
     )
     caption = f"Means over trainings; changes are against <i>{escape(base)}</i>, with 95 % intervals."
-    table = plain_table("Table 1", caption, _HEADERS, _lines(settings, rows), stacks=True)
+    table = plain_table("Table 1", caption, _headers(rows), _lines(settings, rows), stacks=True)
     columns = [
         Column(title=name, kind="text" if kind is str else "number")
         for name, kind in ablations.COLUMNS.items()

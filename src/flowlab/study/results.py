@@ -57,7 +57,7 @@ COLUMNS: dict[str, type] = {
     "fid_se": float,
     "num_samples": int,
     "num_reference": int,
-    "kid": float,
+    "kid": float,  # in the same features
     "sampler": str,
     "num_steps": int,  # updates from noise to data
     "guidance": float,
@@ -77,8 +77,9 @@ COLUMNS: dict[str, type] = {
     "flowlab": str,
     "created": str,  # ISO 8601
     "gate": str,  # passed, warned or off: what judged the autoencoder before the run trained
+    "kid_se": float,  # over the images of both sets
 }
-OLDER = {"gate": "unknown"}
+OLDER: dict[str, Any] = {"gate": "unknown", "kid_se": math.nan}
 """Columns that came later, always last, and what rows from before them read as."""
 RECONSTRUCTION_COLUMNS: dict[str, type] = {
     "ae": str,
@@ -336,7 +337,7 @@ def write_table(path: Path | str, rows: pd.DataFrame, columns: Mapping[str, type
 
 
 def read_table(
-    path: Path | str, columns: Mapping[str, type], older: Mapping[str, str] | None = None
+    path: Path | str, columns: Mapping[str, type], older: Mapping[str, Any] | None = None
 ) -> pd.DataFrame:
     """Read what `write_table` wrote; an absent, damaged or foreign file is a ValueError that names it.
 

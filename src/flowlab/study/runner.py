@@ -25,6 +25,7 @@ from flowlab.core.files import exclusive, read_json, write_json
 from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
 from flowlab.study.grid import Study, validate
+from flowlab.study.plots.words import fid_label
 
 __all__ = ["Outcome", "Shift", "Task", "claim_folder", "gather", "run", "work_through"]
 
@@ -285,7 +286,8 @@ def _gather_pictures(study: Study, folder: Path) -> None:
         file = f"grid_{row['run_id']}.png"
         shutil.copyfile(picture, samples / file)
         caption = (
-            f"{row['run_id']}, step {row['step']}, sampling shift {row['sampleshift']}, FID {row['fid']:.1f}"
+            f"{row['run_id']}, step {row['step']}, sampling shift {row['sampleshift']}, "
+            f"{fid_label(pd.DataFrame([row]))}: {row['fid']:.1f}"
         )
         entries.append(
             {"kind": "samples", "ae": row["ae"], "run_id": row["run_id"], "caption": caption, "file": file}

@@ -48,6 +48,7 @@ def evaluate_generation(path: str, sampling: Any, options: GenerationOptions) ->
     from flowlab.evaluate.generation import at_shifts, evaluate
     from flowlab.evaluate.reference import yardstick
     from flowlab.flow.schedules import sampling_grid
+    from flowlab.metrics.frechet import few_images_note
 
     if options.num_samples < 2 or options.num_reference < 2:
         raise ValueError(
@@ -61,6 +62,8 @@ def evaluate_generation(path: str, sampling: Any, options: GenerationOptions) ->
         f"{options.num_samples} samples at {len(configs)} sampling shifts against"
         f" {options.dataset} {options.split}"
     )
+    if note := few_images_note(min(options.num_samples, options.num_reference)):
+        print(f"note: {note}")
     if options.dry_run:
         return
     resolution = autoencoder.spec.resolution

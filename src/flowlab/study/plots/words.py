@@ -10,12 +10,17 @@ import pandas as pd
 from flowlab.study.page.html import Key
 from flowlab.study.page.style import ae_style, ordered, repa_label
 
-__all__ = ["ae_keys", "fid_label", "setting"]
+__all__ = ["ae_keys", "distance_label", "fid_label", "setting"]
 
 
 def fid_label(rows: pd.DataFrame) -> str:
     """The axis title of a FID: never without the features it was measured in."""
-    return f"FID, {' and '.join(sorted(rows['features'].unique()))}"
+    return distance_label("FID", rows)
+
+
+def distance_label(name: str, rows: pd.DataFrame) -> str:
+    """As `fid_label` for any distance in the same features, such as KID; the bare name without rows."""
+    return f"{name}, {' and '.join(sorted(rows['features'].unique()))}" if len(rows) else name
 
 
 def setting(line: dict[str, Any]) -> str:

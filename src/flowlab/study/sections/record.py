@@ -9,7 +9,7 @@ import pandas as pd
 from flowlab.core.config import to_dict
 from flowlab.study.page.html import Block, Column, ae_chip, data_table, escape, notice, picture_uri
 from flowlab.study.page.pictures import Picture, sample_grid, strips
-from flowlab.study.plots.words import fid_label, setting
+from flowlab.study.plots.words import distance_label, fid_label, setting
 from flowlab.study.sections.common import Numbering, filled, join, no_rows, place
 from flowlab.study.sections.material import Material
 
@@ -109,7 +109,7 @@ def all_rows(material: Material, count: Numbering) -> Block:
         Column(title="Training shift", kind="number", digits=2),
         Column(title="Sampling shift", kind="number", digits=2),
         Column(title=fid_label(rows), kind="measure", digits=2),
-        Column(title="KID × 1000", kind="number", digits=2),
+        Column(title=distance_label("KID × 1000", rows), kind="measure", digits=2),
         Column(title="Sampler"),
         Column(title="Steps", kind="number", digits=0),
         Column(title="Seed", kind="number", digits=0),
@@ -117,7 +117,7 @@ def all_rows(material: Material, count: Numbering) -> Block:
     ]
     table = rows.assign(
         measure=list(zip(rows["fid"].round(3), rows["fid_se"].round(3), strict=True)),
-        kid=(1000 * rows["kid"]).round(3),
+        kid=list(zip((1000 * rows["kid"]).round(3), (1000 * rows["kid_se"]).round(3), strict=True)),
         loss=rows["loss"].round(5),
     )
     names = [
@@ -133,7 +133,10 @@ def all_rows(material: Material, count: Numbering) -> Block:
         "num_steps",
     ]
     lines = table[[*names, "seed", "loss"]].to_numpy(dtype=object).tolist()
-    caption = f"All measurements; ± is the standard error of one FID from its samples.{note}"
+    caption = (
+        "All measurements; ± is the standard error of one FID from its samples, of one KID from its samples "
+        f"and as many of the reference.{note}"
+    )
     return filled(block, [data_table("table-rows", count.table(), caption, columns, lines)])
 
 
