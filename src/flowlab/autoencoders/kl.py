@@ -99,11 +99,11 @@ class KLAutoencoder(Autoencoder):
         return Moments(mean, logvar.clamp(-30, 20))
 
     def to_latent(self, moments: Moments, generators: Streams | None = None) -> Tensor:
-        return self.normalise(patchify(sample(moments, generators), self.options.patch))
+        return self.normalise(patchify(sample(moments, generators).float(), self.options.patch))
 
     def decode(self, latent: Tensor) -> Tensor:
         self.check_latent(latent)
-        return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch))
+        return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch)).float()
 
     def decode_raw(self, z: Tensor) -> Tensor:
         z = z.to(self.decoder.conv_in.weight.dtype)  # the normalisation's statistics stay float32
