@@ -250,6 +250,12 @@ def test_half_weights_answer_in_float32(tmp_path, name):
     assert latent.dtype == half.decode(latent).dtype == torch.float32
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_the_spec_names_its_family(name):
+    assert random_model(name).spec.family == {"small_decoder": "flux2"}.get(name, name)
+    assert load("flux2").spec.family == "kl", "the small ones that ship"
+
+
 def test_published_names_of_scale_and_shift(tmp_path):
     write_weights(tmp_path / "a.safetensors", official_tensors("flux1"))
     found = load(tmp_path / "a.safetensors", scale_factor=0.5, shift_factor=0.25)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from flowlab.autoencoders import diffusers_config
-from flowlab.autoencoders.families import FAMILIES, choose, family_of, naming_of, spec_of
+from flowlab.autoencoders.detect import naming_of, spec_of
+from flowlab.autoencoders.families import FAMILIES, choose, family_of
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.names import COUNTER, attention_weights, table
 from flowlab.autoencoders.normalise import BatchStatistics

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowlab.autoencoders.base import Autoencoder, LatentSpec, Moments, sample
+from flowlab.autoencoders.families import family_of
 from flowlab.autoencoders.normalise import NORMALISATIONS, ScaleShift, patchify, unpatchify
 from flowlab.core.choices import lookup
 from flowlab.core.seeds import Streams
@@ -76,7 +77,7 @@ class KLAutoencoder(Autoencoder):
         self.options = spec
         self.spec = LatentSpec(
             name=name,
-            family="kl",
+            family="kl" if spec.linear_path else family_of(spec),
             stride=spec.stride,
             channels=tokens,
             resolution=spec.resolution,
