@@ -10,6 +10,7 @@ import torch
 from tests.train.toy import Ramps, recipe
 
 from flowlab.core import checkpoints
+from flowlab.core.config import config_id
 from flowlab.train.ema import Ema
 from flowlab.train.loop import LoopConfig, train
 from flowlab.train.optim import OPTIMISERS, SCHEDULES, OptimiserConfig, build, rate_factor
@@ -81,10 +82,30 @@ def test_records_come_after_the_update(tmp_path):
     assert set(records[0].scalars) == {"loss/main", "mean", "gradient_norm/main"}
 
 
+def test_checkpoints_in_turn_resume_and_change_no_result(tmp_path):
+    loop = replace(LOOP, save_every=3, keep=2)
+    often = finished(loop, tmp_path / "often")
+    assert [path.name for path in checkpoints.all_checkpoints(tmp_path / "often")] == [
+        "step_00000006",
+        "step_00000009",
+    ]
+    plain = finished(LOOP, tmp_path / "plain")
+    assert all(torch.equal(a, b) for a, b in zip(weights(often), weights(plain), strict=True))
+    kind = recipe()
+    records = list(train(kind, kind.setup(ADAMW, Ramps()), Ramps(), loop, tmp_path / "again"))
+    assert [record.step for record in records if record.saved] == [3, 4, 6, 9]
+
+
+def test_how_often_a_run_saves_is_no_part_of_its_name():
+    assert config_id(LOOP) == config_id(replace(LOOP, save_every=3))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 0}, "loop.batch_size is 0"),
+        ({"save_every": -1}, "loop.save_every is -1; 0 turns it off"),
+        ({"keep": -1}, "loop.keep is -1; 0 turns it off"),
         ({"num_steps": 0}, "loop.num_steps is 0"),
         ({"micro_batch_size": 5}, "does not divide"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,6 +34,8 @@ class LoopConfig:
     """Gradients of each objective are scaled down to this norm; 0 turns it off."""
     save_steps: tuple[int, ...] = ()
     """Updates after which a checkpoint is written; the last always is."""
+    save_every: int = field(default=0, metadata={"in_id": False})
+    """Updates between further checkpoints, each with previews; 0 = none but those. Changes no result."""
     keep: int = 0
     """Newest checkpoints to keep; 0 keeps all."""
     check_every: int = 50
@@ -67,7 +69,7 @@ def train(
             config.seed * 1_000_003 + state.step
         )  # any draw that is not keyed still resumes exactly
         scalars = update(recipe, state, next(stream)[0].to(state.device), config, trouble)
-        due = state.step in config.save_steps or state.step == last
+        due = _save_is_due(state.step, last, config)
         if due or state.step % config.check_every == 0:
             _stop_if_not_finite(trouble)
         saved = save_state(state, folder, config.keep) if due else None
@@ -113,7 +115,7 @@ def validate(config: LoopConfig) -> None:
     for name in ("batch_size", "num_steps", "check_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("micro_batch_size", "clip_norm"):
+    for name in ("micro_batch_size", "clip_norm", "save_every", "keep"):
         if getattr(config, name) < 0:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; 0 turns it off, give that or more")
     if config.micro_batch_size and config.batch_size % config.micro_batch_size:
@@ -154,6 +156,11 @@ def _stop_if_not_finite(trouble: dict[str, Tensor]) -> None:
 
 
 # ---- saving ------------------------------------------------------------------------------------------------
+
+
+def _save_is_due(step: int, last: int, config: LoopConfig) -> bool:
+    in_turn = config.save_every > 0 and step % config.save_every == 0
+    return in_turn or step in config.save_steps or step == last
 
 
 def save_state(state: TrainState, folder: Path, keep: int) -> Path:
