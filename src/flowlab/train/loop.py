@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,7 +118,7 @@ def validate(config: LoopConfig) -> None:
         if getattr(config, name) < 1:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; it must be at least 1")
     for name in ("micro_batch_size", "clip_norm", "save_every", "keep"):
-        if getattr(config, name) < 0:
+        if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; 0 turns it off, give that or more")
     if config.micro_batch_size and config.batch_size % config.micro_batch_size:
         raise ValueError(f"{config.micro_batch_size=} does not divide {config.batch_size=}")
@@ -181,6 +183,7 @@ def save_state(state: TrainState, folder: Path, keep: int) -> Path:
 def load_state(state: TrainState, path: Path) -> None:
     """Read a checkpoint into `state`; every tensor must find its place."""
     groups, counters = checkpoints.load(path)
+    _check_counters(counters, state, path)
     for name, module in state.modules.items():
         load_strict(module, _group(groups, f"module.{name}", path), where=str(path))
     for name, ema in state.emas.items():
@@ -190,6 +193,15 @@ def load_state(state: TrainState, path: Path) -> None:
         tensors = {} if unstepped else _group(groups, f"optimiser.{name}", path)
         restore(trainable.optimiser, checkpoints.unpack(counters["optimisers"][name], tensors))
     state.step, state.images_seen = counters["step"], counters["images_seen"]
+
+
+def _check_counters(counters: Any, state: TrainState, path: Path) -> None:
+    """A state.json that is not this recipe's is a ValueError that names what it lacks."""
+    found = counters if isinstance(counters, dict) else {}
+    absent = [name for name in ("step", "images_seen", "optimisers") if name not in found]
+    absent = absent or [f"optimisers.{name}" for name in state.optimisers if name not in found["optimisers"]]
+    if absent:
+        raise ValueError(f"{path}/state.json lacks {absent[0]!r}; delete {path} to resume earlier")
 
 
 def _group(groups: dict[str, dict[str, Tensor]], name: str, path: Path) -> dict[str, Tensor]:
