@@ -11,6 +11,7 @@ from tests.train.toy import Ramps, recipe
 
 from flowlab.core import checkpoints
 from flowlab.core.config import config_id
+from flowlab.core.files import write_json
 from flowlab.train.ema import Ema
 from flowlab.train.loop import LoopConfig, train
 from flowlab.train.optim import OPTIMISERS, SCHEDULES, OptimiserConfig, build, rate_factor
@@ -123,6 +124,20 @@ def test_another_recipes_checkpoint_is_refused(tmp_path):
         finished(LOOP, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("counters", "absent"),
+    [({}, "'step'"), ([], "'step'"), ({"step": 4, "images_seen": 48, "optimisers": {}}, "'optimisers.main'")],
+)
+def test_a_foreign_state_is_refused(tmp_path, counters, absent):
+    finished(LOOP, tmp_path, until=4)
+    path = tmp_path / "step_00000004"
+    write_json(path / "state.json", counters)
+    with pytest.raises(
+        ValueError, match=f"{path}/state.json lacks {absent}; delete {path} to resume earlier"
+    ):
+        finished(LOOP, tmp_path)
+
+
 # ---- EMA and optimisers ------------------------------------------------------------------------------------
 
 
@@ -149,6 +164,8 @@ def test_unknown_optimisers_and_schedules_list_the_names():
         build(params, OptimiserConfig(schedule="step"))
     with pytest.raises(ValueError, match="learning_rate is 0"):
         build(params, OptimiserConfig(learning_rate=0))
+    with pytest.raises(ValueError, match="learning_rate is inf"):
+        build(params, OptimiserConfig(learning_rate=float("inf")))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

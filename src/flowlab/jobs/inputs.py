@@ -1,4 +1,4 @@
-"""What a study will read, looked at before its folder is written: its data set and its names."""
+"""What a study will read, checked before its folder is written."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def sweep(name: str, settings: SamplingSweep, options: SweepOptions) -> None:
     todo = missing_points(settings, study, results.collect(folder))
     print("".join(f"  {run:<36} {len(points):>4} points\n" for run, points in todo.items()), end="")
     work, workers = seconds_of_points(study, todo), num_workers(options.workers)
-    print(f"to do: {len(todo)} runs, about {_clock(work / workers)} with {workers} workers")
+    print(f"to do: {len(todo)} runs, about {_clock(work / workers)} with {_workers(workers)}")
     if options.dry_run:
         return
     outcome = run_sweep(settings, study, folder, workers=options.workers)
@@ -177,7 +177,11 @@ def _plan_lines(study: Study, folder: Path, workers: int) -> Iterator[str]:
     left = estimate(replace(study, num_workers=workers), [cell for cell in queue if cell.run_id in todo])
     train, sample = _clock(left.train_seconds), _clock(left.sample_seconds)
     yield f"to do: {len(todo)} runs; training {train}, sampling {sample} of core time"
-    yield f"about {_clock(left.wall_seconds)} with {workers} workers, by timings of {study.hardware}"
+    yield f"about {_clock(left.wall_seconds)} with {_workers(workers)}, by timings of {study.hardware}"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _clock(seconds: float) -> str:
