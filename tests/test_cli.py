@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,28 @@ def test_examples_parse(name: str, verb: Verb, example: str) -> None:
     assert len(calls) == 1 and isinstance(calls[0][-1], verb.options)
 
 
+DRY = [
+    example
+    for name, verb, example in EXAMPLES
+    if "dry_run" in {one.name for one in fields(verb.options)}
+    and not re.search(
+        r"path/|runs/mine|model\.safetensors|flux2_f8c32|star\.png|prompts\.jsonl|--from", example
+    )
+    and name not in ("evaluate scenes", "study sweep")  # a large model; runs that are not there
+]
+
+
+@pytest.mark.parametrize("example", DRY)
+def test_examples_run_as_they_stand(
+    example: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to where the work would start, for those that name no file of the reader's."""
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(example)[1:]
+    assert flowlab(*words, *([] if "--dry-run" in words else ["--dry-run"])) == 0, capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [], "a plan leaves nothing behind"
+
+
 def _recording(verb: Verb, calls: list[tuple[Any, ...]]) -> Verb:
     return replace(verb, run=lambda *given: calls.append(given))
 
@@ -102,8 +125,13 @@ FAULTS = [
     ("train ae_sd_digits --optimiser.learning-rate fast", "could not convert string to float: 'fast'"),
     ("train ae_sd_digits --optimiser.lr 1", "Unrecognized options: --optimiser.lr, 1; perhaps --optimiser"),
     ("train ae_sd_digits --until-step 1.5", "--until-step"),
-    ("train flow_flux2_digits --times.alpha 0", "0.0"),
-    ("train flow_flux2_digits --times.alpha 0 --dry-run", "0.0"),
+    ("train flow_flux2_digits --times.alpha 0", "times.alpha is 0.0"),
+    ("train flow_flux2_digits --times.alpha 0 --dry-run", "times.alpha is 0.0; it must be a positive number"),
+    ("train flux2_scenes --times.alpha -1 --dry-run", "times.alpha is -1.0; it must be a positive number"),
+    ("train flow_flux2_digits --ema-decay 1 --dry-run", "ema_decay is 1.0; it must lie in [0, 1)"),
+    ("train ae_sd_digits --optimiser.learning-rate nan --dry-run", "optimiser.learning_rate is nan"),
+    ("train ae_sd_digits --optimiser.weight-decay -1 --dry-run", "optimiser.weight_decay is -1.0"),
+    ("train ae_sd_digits --loop.save-every -1 --dry-run", "loop.save_every is -1"),
     ("train flow_flux2_digits --times.distribution cosine", "choose from: ts, ln, pln"),
     ("train flow_flux2_digits --backbone huge --dry-run", "unknown backbone size 'huge'"),
     ("train flow_flux2_digits --autoencoder nosuch", "unknown autoencoder"),
@@ -121,18 +149,28 @@ FAULTS = [
     ("generate nosuch.safetensors --num-images 0", "--num-images is 0; ask for 1 or more"),
     (
         "evaluate generation nosuch.safetensors --shifts 1 0",
-        "the shift alpha is 0.0; it must be a positive number",
+        "--shifts is 0.0; it must be a positive number",
     ),
+    ("evaluate generation nosuch.safetensors --shift 0", "--shift is 0.0; it must be a positive number"),
+    ("evaluate generation nosuch.safetensors --batch-size 0", "batch_size is 0; give 1 or more"),
     ("evaluate generation nosuch.safetensors --num-samples 0", "--num-samples is 0"),
     ("evaluate reconstruction nosuch", "choose from: sd, flux1"),
     ("study plan nosuch", "unknown study 'nosuch'; choose from: quickstart, mini, shift_law"),
-    ("study plan mini --train-shifts 1 -2", "a training shift is -2.0; it must be above 0"),
-    ("study plan mini --sample-shifts 0", "a sampling shift is 0.0; it must be above 0"),
+    ("study plan mini --train-shifts 1 -2", "a shift of train_shifts is -2.0; it must be above 0"),
+    ("study plan mini --sample-shifts 0", "a shift of sample_shifts is 0.0; it must be above 0"),
     ("study plan mini --num-samples 0", "num_samples is 0"),
     ("study plan mini --autoencoders vqgan", "unknown autoencoder 'vqgan'; choose from: sd, flux1"),
     ("study plan mini --distributions cosine", "unknown timestep distribution 'cosine'"),
     ("study plan quickstart --train-shifts 4.63", "--train-shifts has no effect"),
     ("study plan quickstart --arms sd/none/ln", "--arms"),
+    ("study plan quickstart --arms sd/none/ln/0", "a shift of arms is 0.0"),
+    ("study plan quickstart --backbone nosuch", "unknown backbone size 'nosuch'; choose from: tiny"),
+    ("study plan quickstart --dataset nosuch", "unknown dataset 'nosuch'"),
+    ("study plan quickstart --dataset photos", "photos has no classes"),
+    ("study plan quickstart --workers 0", "--workers is 0; give 1 or more"),
+    ("study run quickstart --dataset nosuch --out st", "unknown dataset 'nosuch'"),
+    ("study run quickstart --dataset nosuch --dry-run", "unknown dataset 'nosuch'"),
+    ("study ablate ae_ablation --workers 0 --dry-run", "--workers is 0"),
     ("study run quickstart --budget soon", "cannot read 'soon' as a duration"),
     ("study status nosuch", "unknown study 'nosuch'"),
     ("study status quickstart", "study.json"),

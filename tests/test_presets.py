@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,16 @@ def test_no_two_presets_are_equal() -> None:
     names = [name for name in PRESETS if name != "ae_ablation_kl"]  # the base arm is ae_flux2_plain_digits
     ids = {config_id(PRESETS[name]()): name for name in names}
     assert len(ids) == len(names)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_long_run_loses_few_updates_when_it_is_stopped(name: str) -> None:
+    loop = PRESETS[name]().loop
+    every = range(loop.save_every, loop.num_steps, loop.save_every) if loop.save_every else ()
+    saves = sorted({0, *loop.save_steps, *every, loop.num_steps})
+    longest = max(after - before for before, after in itertools.pairwise(saves))
+    assert loop.num_steps <= 5000 or longest <= 10_000, f"{longest} updates without a checkpoint"
+    assert loop.num_steps <= 50_000 or loop.keep, "a long run does not fill the disk"
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -200,7 +200,8 @@ def test_overrides_and_dtype(tmp_path):
     model = load(tmp_path, patch=1, resolution=64, dtype=torch.bfloat16)
     assert (model.spec.stride, model.spec.channels, model.spec.grid) == (8, 4, 8)
     assert isinstance(model, ZooAutoencoder)
-    assert model.decode(model.latents(pixels(model))).dtype == torch.bfloat16
+    assert {param.dtype for param in model.parameters()} == {torch.bfloat16}
+    assert model.decode(model.latents(pixels(model))).dtype == torch.float32
     with pytest.raises(ValueError, match="unknown field of ZooSpec 'groups'; choose from: patch, resolution"):
         load(tmp_path, groups=8)
 

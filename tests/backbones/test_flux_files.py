@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from tests.backbones.tiny_flux import inputs, tiny
+from tests.backbones.tiny_flux import AXES, inputs, official, renamed, tiny
 from torch import Tensor
 
 from flowlab import backbones
@@ -21,36 +21,17 @@ from flowlab.backbones.checkpoints import METADATA, save_diffusers, save_officia
 from flowlab.backbones.flux1 import Flux1
 from flowlab.backbones.flux2 import Flux2
 from flowlab.backbones.flux_files import from_tensors
-from flowlab.backbones.flux_names import NAMINGS, Layout, sources
+from flowlab.backbones.flux_names import NAMINGS
 from flowlab.backbones.flux_sizes import FLUX_SIZES, build_flux
 from flowlab.core.weights import read_weights
 
 FAMILIES = ("flux1", "flux2")
-AXES = {"flux1": (8, 12, 12), "flux2": (8, 8, 8, 8)}
 OPTIONS = (
     ("flux1", {}),
     ("flux1", {"guidance": False, "in_channels": 12}),
     ("flux2", {}),
     ("flux2", {"guidance": False, "mlp_ratio": 2.0}),
 )
-
-
-def official(family: str, **options: Any) -> dict[str, Tensor]:
-    """The tensors of an official file, without metadata."""
-    return renamed(tiny(family, **options), "official")
-
-
-def renamed(model: torch.nn.Module, naming: str) -> dict[str, Tensor]:
-    assert isinstance(model, (Flux1, Flux2))
-    spec = model.spec
-    layout = Layout(
-        family="flux1" if isinstance(model, Flux1) else "flux2",
-        double_blocks=spec.double_blocks,
-        single_blocks=spec.single_blocks,
-        guidance=spec.guidance,
-    )
-    own = model.state_dict()
-    return {source.names[0]: own[ours].detach() for ours, source in sources(layout, naming).items()}
 
 
 def load(path: Path, **overrides: Any) -> Any:
@@ -203,28 +184,34 @@ def test_a_pytorch_file_is_read_too(tmp_path: Path) -> None:
     assert same(load(tmp_path / "model.pt"), tiny("flux2"))
 
 
-def test_overrides_say_what_shapes_cannot(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_file(official("flux2"), path)
-    loaded = load(path, variant="kv", theta=500.0, axes=[2, 10, 10, 10])
-    assert (loaded.spec.variant, loaded.spec.theta, loaded.spec.axes) == ("kv", 500.0, (2, 10, 10, 10))
-    assert load(path).spec == tiny("flux2").spec
-    save_file(official("flux1"), path)
-    assert load(path, axes=AXES["flux1"], reference_t=3).spec.reference_t == 3
-    with pytest.raises(ValueError, match=r"heads of 32 channels .* say axes=\(3 numbers whose sum is 32\)"):
-        load(path)
-    with pytest.raises(ValueError, match="unknown override of FLUX.1 'variant'; choose from: .*reference_t"):
-        load(path, axes=AXES["flux1"], variant="kv")
-    with pytest.raises(ValueError, match="heads=4 was said, but its tensors have heads 2"):
-        load(path, axes=AXES["flux1"], heads=4)
+def test_weights_need_no_config_beside_them(tmp_path: Path) -> None:
+    """A folder of one file, shards with their index, the index alone, a config that says nothing."""
+    model, tensors = tiny("flux2"), official("flux2")
+    (tmp_path / "one").mkdir()
+    save_file(tensors, tmp_path / "one" / "flux2-dev.safetensors")
+    assert same(load(tmp_path / "one"), model)
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    names = sorted(tensors)
+    places = {}
+    for i, part in enumerate((names[:20], names[20:])):
+        save_file({name: tensors[name] for name in part}, shards / f"model-{i}.safetensors")
+        places |= dict.fromkeys(part, f"model-{i}.safetensors")
+    index = shards / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert same(load(shards), model) and same(load(index), model)
+    (shards / "config.json").write_text("{}")
+    assert same(load(shards), model)
+    half = {name: tensor.half() for name, tensor in tensors.items()}
+    save_file(half, tmp_path / "one" / "flux2-dev.fp16.safetensors")
+    assert same(load(tmp_path / "one"), model), "the whole precision is taken"
 
 
-def test_a_file_that_states_its_spec_is_believed(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    save_official(tiny("flux2", variant="kv"), path)
-    assert load(path, axes=(8, 8, 8, 8)).spec.variant == "kv"
-    with pytest.raises(ValueError, match="states variant 'kv' itself; variant='dense' contradicts it"):
-        load(path, variant="dense")
+def test_a_name_with_and_without_its_prefix_is_refused(tmp_path: Path) -> None:
+    tensors = {f"model.diffusion_model.{name}": tensor for name, tensor in official("flux2").items()}
+    save_file({**tensors, "img_in.weight": torch.zeros(64, 8)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="'.*img_in.weight' with and without 'model.diffusion_model.'"):
+        load(tmp_path / "model.safetensors")
 
 
 # ---- memory ------------------------------------------------------------------------------------------------
@@ -433,8 +420,9 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ValueError, match="one set of safetensors, but has .*twice.safetensors; give the file"
     ):
         load(folder)
-    config.unlink()
-    with pytest.raises(ValueError, match="has no config.json"):
+    (folder / "twice.safetensors").unlink()
+    weights.unlink()
+    with pytest.raises(ValueError, match="one set of safetensors, but has none"):
         load(folder)
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     with pytest.raises(ValueError, match="is a GGUF file"):

@@ -28,8 +28,8 @@ SIZES = [[(3, 5)], [], [(2, 2), (4, 3), (1, 6)], [(5, 3)], [(2, 2), (3, 3)]]
 """Of the references of five samples."""
 
 
-def model_of(variant: str) -> Flux2:
-    model = random_model(Flux2Spec(**TINY, variant=variant))
+def model_of(variant: str, guidance: bool = False) -> Flux2:
+    model = random_model(Flux2Spec(**{**TINY, "guidance": guidance}, variant=variant))
     assert isinstance(model, Flux2)
     return model
 
@@ -78,6 +78,28 @@ def test_equal_lengths_need_no_mask(sizes: list, shared: bool) -> None:
     assert given is not None
     assert given.mask is None
     assert given.ids.ndim == (2 if shared else 3)
+
+
+def test_a_sample_without_references_may_say_none() -> None:
+    [own] = references_of([[(2, 3)]])
+    ours, theirs = (
+        reference_tokens([nothing, own], batch=2, channels=8, num_axes=4, spacing=10)
+        for nothing in (None, [])
+    )
+    assert ours is not None and theirs is not None and torch.equal(ours.tokens, theirs.tokens)
+
+
+def test_a_cache_of_a_guided_model_needs_the_scale() -> None:
+    with pytest.raises(ValueError, match="embeds the guidance scale; give guidance"):
+        model_of("kv", guidance=True).reference_cache(references_of([[(2, 3)]]))
+
+
+@pytest.mark.parametrize("bad", [{"t": 0.5}, {"guidance": 4.0}, {"guidance": torch.tensor(4.0)}])
+def test_bare_numbers_are_refused_in_one_line(bad: dict) -> None:
+    latent, t, text = inputs(2)
+    given = {"t": t, "guidance": torch.tensor([4.0, 4.0]), **bad}
+    with pytest.raises(ValueError, match="give a tensor of one"):
+        model_of("dense", guidance=True).velocity(latent, text=text, **given)
 
 
 def test_no_references_are_none() -> None:
@@ -149,10 +171,12 @@ def test_cached_equals_fresh_at_any_time(batch: list) -> None:
 
 
 @torch.no_grad()
-def test_cache_and_first_call_equal_those_of_diffusers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("guided", [False, True])
+def test_cache_and_first_call_equal_those_of_diffusers(tmp_path: Path, guided: bool) -> None:
     from diffusers.models.transformers import transformer_flux2 as published
 
-    model = model_of("kv")
+    model = model_of("kv", guided)
+    scale = torch.tensor([4.0, 2.5]) if guided else None
     save_diffusers(model, tmp_path / "kv")
     theirs: Any = published.Flux2Transformer2DModel.from_pretrained(tmp_path / "kv")
     for blocks, processor in (
@@ -165,7 +189,7 @@ def test_cache_and_first_call_equal_those_of_diffusers(tmp_path: Path) -> None:
     [own] = references_of([[(2, 3), (4, 2)]])
     given = reference_tokens([own] * 2, batch=2, channels=8, num_axes=4, spacing=10)
     assert given is not None
-    rest = {"encoder_hidden_states": text, "txt_ids": text_ids(5, 4), "return_dict": False}
+    rest = {"encoder_hidden_states": text, "txt_ids": text_ids(5, 4), "guidance": scale, "return_dict": False}
     tokens, places = latent.flatten(2).mT, image_ids(4, 3, 4)
     first, cache = theirs(
         torch.cat([given.tokens, tokens], dim=1),
@@ -175,10 +199,11 @@ def test_cache_and_first_call_equal_those_of_diffusers(tmp_path: Path) -> None:
         num_ref_tokens=14,
         **rest,
     )
-    ours = model.velocity(latent, t, text, references=[own] * 2)
+    ours = model.velocity(latent, t, text, references=[own] * 2, guidance=scale)
     torch.testing.assert_close(ours.flatten(2).mT, first, rtol=0, atol=1e-5)
     (later,) = theirs(tokens, img_ids=places, timestep=t / 2, kv_cache_mode="cached", kv_cache=cache, **rest)
-    ours = model.velocity(latent, t / 2, text, reference_cache=model.reference_cache([own] * 2))
+    cache = model.reference_cache([own] * 2, scale)
+    ours = model.velocity(latent, t / 2, text, reference_cache=cache, guidance=scale)
     torch.testing.assert_close(ours.flatten(2).mT, later, rtol=0, atol=1e-5)
 
 

@@ -318,7 +318,6 @@ BAD = {
     f"{GOOD}.lokr_w1": "is a LoKr: ",
     f"{GOOD}.hada_w1_a": "is a LoHa: ",
     f"{GOOD}.dora_scale": "is a DoRA: ",
-    f"{GOOD}.lora_B.bias": "is a LoRA that changes biases, as FLUX.1's control LoRAs do: ",
     f"{GOOD}.diff": "is a set of full differences: ",
     f"{GOOD}.diff_b": "is a set of full differences: ",
     "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": "changes a text encoder, too: 'lora_te1",
@@ -373,3 +372,76 @@ def test_a_sit_takes_none(tmp_path: Path) -> None:
     sit = backbones.build("tiny", channels=4, grid=4, num_classes=3)
     with pytest.raises(ValueError, match="is a LoRA of FLUX; a SiT takes none"):
         lora.merge(sit, lora.read(written(tmp_path, "double_blocks.0.img_attn.proj")))
+
+
+# ---- control LoRAs -----------------------------------------------------------------------------------------
+
+
+def control_lora(path: Path) -> dict[str, Tensor]:
+    """As BFL's Canny and Depth: every linear with a bias, norm scales, twice the channels in the first."""
+    generator = torch.Generator().manual_seed(3)
+    table = sources(LAYOUTS["flux1"], "official")
+    file = {}
+    for seed, (name, weight) in enumerate(linears("flux1").items()):
+        module = table[name].names[0].removesuffix(".weight")
+        columns = 16 if module == "img_in" else weight.shape[1]
+        down, up = pair(len(weight), columns, seed)
+        file |= {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}
+        file[f"{module}.lora_B.bias"] = torch.randn(len(weight), generator=generator)
+    for ours, source in table.items():
+        if ours.endswith(".scale"):
+            file[source.names[0]] = torch.randn(32, generator=generator)
+    save_file(file, path)
+    return file
+
+
+@torch.no_grad()
+def test_a_control_lora_changes_biases_norms_and_the_first_layer(tmp_path: Path) -> None:
+    file, before = control_lora(tmp_path / "canny.safetensors"), tiny("flux1").state_dict()
+    model = merged("flux1", tmp_path / "canny.safetensors", scale=0.5)
+    assert model.spec.entry_channels == 16 and model.img_in.in_features == 16
+    after, table = model.state_dict(), sources(LAYOUTS["flux1"], "official")
+    for ours, source in table.items():
+        (name,) = source.names
+        if ours.endswith(".scale"):
+            expected = file[name]
+        elif ours.endswith(".bias"):
+            expected = before[ours] + 0.5 * file[f"{name.removesuffix('.bias')}.lora_B.bias"]
+        else:
+            module = name.removesuffix(".weight")
+            old = before[ours]
+            old = torch.cat([old, torch.zeros_like(old)], 1) if ours == "img_in.weight" else old
+            expected = old + 0.5 * file[f"{module}.lora_B.weight"] @ file[f"{module}.lora_A.weight"]
+        torch.testing.assert_close(after[ours], expected, rtol=1e-5, atol=1e-5)
+    backbones.save(model, tmp_path / "merged.safetensors")
+    assert backbones.load(tmp_path / "merged.safetensors").spec == model.spec
+    latent, text = torch.randn(1, 8, 2, 2), torch.randn(1, 5, 24)
+    given = {"pooled": torch.randn(1, 12), "guidance": torch.tensor([30.0])}
+    t, maps = torch.tensor([0.5]), torch.randn(2, 1, 8, 2, 2)
+    one, two = (model.velocity(latent, t, text, concat=control, **given) for control in maps)
+    assert not torch.allclose(one, two), "it sees the map"
+
+
+def test_a_control_lora_fits_no_flux2_and_no_control_model(tmp_path: Path) -> None:
+    control_lora(tmp_path / "canny.safetensors")
+    adapter = lora.read(tmp_path / "canny.safetensors")
+    wide = tiny("flux1", in_channels=24)
+    for model, message in (
+        (tiny("flux2"), "is a LoRA of FLUX.1; this model is a FLUX.2"),
+        (wide, "'img_in' is .*64, 24.* in this model, .*64, 16.* in the LoRA"),
+    ):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        with pytest.raises(ValueError, match=message):
+            lora.merge(model, adapter)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_peft_settings_are_read_beside_a_file_of_any_name(tmp_path: Path) -> None:
+    down, up = pair(WIDTH, WIDTH, 0)
+    module = "base_model.model.double_blocks.0.img_attn.proj"
+    save_file(
+        {f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, tmp_path / "style.safetensors"
+    )
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 8, "r": RANK}))
+    (piece,) = lora.read(tmp_path / "style.safetensors").pieces["double_blocks.0.img_attn.proj"]
+    assert piece.scale == 2.0

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from flowlab.backbones.flux1 import Flux1, Flux1Spec
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
+from flowlab.backbones.flux_names import Layout, sources
 
 SIZES: dict[str, Any] = {"width": 64, "heads": 2, "double_blocks": 2, "single_blocks": 3, "channels": 8}
 TEXT, POOLED = 24, 12
+AXES = {"flux1": (8, 12, 12), "flux2": (8, 8, 8, 8)}
 
 
 def tiny(family: str, **options: Any) -> Flux1 | Flux2:
@@ -47,3 +50,21 @@ def inputs(model: Flux1 | Flux2) -> dict[str, Any]:
         if spec.in_channels > spec.channels:
             given["concat"] = normal(2, spec.in_channels - spec.channels, 3, 5)
     return given
+
+
+def official(family: str, **options: Any) -> dict[str, Tensor]:
+    """The tensors of an official file, without metadata."""
+    return renamed(tiny(family, **options), "official")
+
+
+def renamed(model: torch.nn.Module, naming: str) -> dict[str, Tensor]:
+    assert isinstance(model, (Flux1, Flux2))
+    spec = model.spec
+    layout = Layout(
+        family="flux1" if isinstance(model, Flux1) else "flux2",
+        double_blocks=spec.double_blocks,
+        single_blocks=spec.single_blocks,
+        guidance=spec.guidance,
+    )
+    own = model.state_dict()
+    return {source.names[0]: own[ours].detach() for ours, source in sources(layout, naming).items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from flowlab.core.counts import AtMost
 from flowlab.data.batch import Dataset
 from flowlab.data.datasets import DATASETS, load
 from flowlab.data.embedded import digits
@@ -18,6 +19,21 @@ def test_every_entry_reads(name):
         batch = dataset.read(torch.arange(20))
         assert len(dataset) == 20 and batch.pixels is not None and batch.pixels.shape == (20, 3, 32, 32)
         assert (batch.label is None) == (dataset.num_classes == 0) and dataset.resolution == 32
+
+
+def test_at_most_takes_what_there_is_and_a_number_stays_strict(tmp_path):
+    for i in range(3):
+        (tmp_path / str(i)).mkdir()
+        to_pil(torch.zeros(3, 32, 32, dtype=torch.uint8)).save(tmp_path / str(i) / "a.png")
+    sizes = [len(load(str(tmp_path), "all", num_images=AtMost(n))) for n in (2, 3, 4)]
+    assert sizes == [2, 3, 3]
+    assert len(load("photos", "heldout", num_images=AtMost(1000))) == 342
+    endless = load("digits", "heldout", num_images=AtMost(5000))
+    assert endless.identity == load("digits", "heldout", num_images=5000).identity, "drawn at random"
+    with pytest.raises(ValueError, match="num_images=4 of the 3 images"):
+        load(str(tmp_path), "all", num_images=4)
+    with pytest.raises(ValueError, match="unknown dataset 'nosuch'"):
+        load("nosuch", "all", num_images=AtMost(4))
 
 
 def test_folder_with_and_without_splits(tmp_path):

@@ -106,6 +106,18 @@ def test_the_ids_of_a_study_that_runs_for_days_never_move(tmp_path):
     assert stored["flux1_none_ln_1.0_s0"] == MINI_IDS["flux1_none_ln_1.0_s0"]
 
 
+def test_the_gate_of_a_study_reaches_its_runs_and_moves_no_id(folder):
+    cell = cells(STUDY)[0]
+    plain, passed_by = (flow_config(replace(STUDY, gate=gate), cell, folder) for gate in (True, False))
+    assert plain.gate and not passed_by.gate and config_id(plain) == config_id(passed_by)
+
+
+def test_a_study_from_before_the_gate_reads_as_the_same(tmp_path):
+    older = {name: value for name, value in to_dict(STUDY).items() if name != "gate"}
+    write_json(tmp_path / "study.json", older)
+    assert load_study(tmp_path) == STUDY
+
+
 def test_a_lost_row_of_an_earlier_checkpoint_is_computed_again(folder):
     cell = cells(STUDY)[0]
     path = folder / "cells" / cell.run_id / "rows.jsonl"

@@ -145,9 +145,9 @@ def test_shifts_are_even_in_the_fourth_root():
         ),
         ({"sampler": "ddim"}, "unknown sampler 'ddim'; choose from: euler, heun"),
         ({"optimiser": "sgd"}, "unknown optimiser 'sgd'; choose from: adamw, muon"),
-        ({"train_shifts": (0.0,)}, "a training shift is 0.0; it must be above 0"),
-        ({"sample_shifts": (1.0, -2.0)}, "a sampling shift is -2.0; it must be above 0"),
-        ({"sample_shifts": (float("nan"),)}, "a sampling shift is nan"),
+        ({"train_shifts": (0.0,)}, "a shift of train_shifts is 0.0; it must be above 0"),
+        ({"sample_shifts": (1.0, -2.0)}, "a shift of sample_shifts is -2.0; it must be above 0"),
+        ({"sample_shifts": (float("nan"),)}, "a shift of sample_shifts is nan"),
         ({"num_samples": 0}, "num_samples is 0; it must be above 0"),
         ({"num_samples": 999}, "num_samples is 999; a distance in 64 features needs at least 1000"),
         ({"seeds": ()}, "seeds is empty"),
@@ -208,7 +208,8 @@ def test_the_sweep_samples_finished_runs_of_its_study():
     ("changes", "message"),
     [
         ({"samplers": ("ddim",)}, "unknown sampler 'ddim'"),
-        ({"num_sample_steps": (0,)}, "a step count or shift is 0"),
+        ({"num_sample_steps": (0,)}, "a value of num_sample_steps is 0"),
+        ({"sample_shifts": (0.0,)}, "a value of sample_shifts is 0"),
         ({"train_shifts": (5.0,)}, "chooses no run of 'mini'"),
     ],
 )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flowlab.core.files import exclusive, read_json
+from flowlab.core.files import exclusive, read_json, write_json
 from flowlab.study import results, runner
 from flowlab.study.engine import Job, LocalEngine
 from flowlab.study.grid import Study, cells
@@ -108,6 +108,47 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
     runner.claim_folder(study(), tmp_path)
     with pytest.raises(ValueError, match="other settings"):
         runner.claim_folder(replace(study(), num_reference=97), tmp_path)
+
+
+def test_a_look_at_a_folder_writes_nothing_and_names_what_differs(tmp_path):
+    assert runner.check_folder(study(), tmp_path / "new") is None and list(tmp_path.iterdir()) == []
+    runner.claim_folder(study(), tmp_path)
+    assert runner.check_folder(study(), tmp_path) == study()
+    with pytest.raises(ValueError, match=r"other settings \(dataset 'digits' there, 'mine' here\)"):
+        runner.check_folder(replace(study(), dataset="mine"), tmp_path)
+
+
+def test_a_folder_goes_on_without_the_gate(tmp_path):
+    runner.claim_folder(replace(study(), num_workers=9), tmp_path)
+    runner.claim_folder(replace(study(), gate=False), tmp_path)
+    found = runner.check_folder(study(), tmp_path)
+    assert found == replace(study(), num_workers=9, gate=False), "the jobs read it there"
+
+
+def test_gathering_keeps_the_reconstruction_rows_and_pictures_of_a_copied_folder(tmp_path):
+    def row(ae: str, psnr: float, created: str) -> dict[str, object]:
+        blank = {name: kind() for name, kind in results.RECONSTRUCTION_COLUMNS.items()}
+        return blank | {"ae": ae, "psnr": psnr, "created": created}
+
+    copied = [row("sd", 1.0, "2026-01-01T00:00:00+00:00"), row("rae", 2.0, "2026-01-01T00:00:00+00:00")]
+    path, pictures = tmp_path / "reconstruction.parquet", tmp_path / "samples"
+    results.write_reconstruction(path, results.frame(copied, results.RECONSTRUCTION_COLUMNS))
+    entries = [
+        {"kind": kind, "ae": ae, "run_id": "", "caption": "old", "file": f"{kind}_{ae}.png"}
+        for kind, ae in (("reconstruction", "sd"), ("reconstruction", "rae"), ("samples", "gone"))
+    ]
+    write_json(pictures / "manifest.json", entries)
+    (tmp_path / "reconstruction").mkdir()
+    write_json(tmp_path / "reconstruction" / "sd.json", row("sd", 3.0, "2026-02-01T00:00:00+00:00"))
+    (tmp_path / "reconstruction" / "sd.png").write_bytes(b"new")
+    (pictures / "reconstruction_rae.png").write_bytes(b"old")
+    for _ in range(2):
+        runner.gather(study(), tmp_path)
+        found = results.read_reconstruction(path)
+        assert dict(zip(found["ae"], found["psnr"], strict=True)) == {"rae": 2.0, "sd": 3.0}
+        listed = {entry["file"]: entry["caption"] for entry in read_json(pictures / "manifest.json")}
+        assert list(listed) == ["reconstruction_rae.png", "reconstruction_sd.png"]
+        assert listed["reconstruction_rae.png"] == "old" != listed["reconstruction_sd.png"]
 
 
 def test_the_local_engine_reports_cancels_and_logs(tmp_path):

@@ -10,6 +10,8 @@ import torch
 from tests.train.toy import Ramps, recipe
 
 from flowlab.core import checkpoints
+from flowlab.core.config import config_id
+from flowlab.core.files import write_json
 from flowlab.train.ema import Ema
 from flowlab.train.loop import LoopConfig, train
 from flowlab.train.optim import OPTIMISERS, SCHEDULES, OptimiserConfig, build, rate_factor
@@ -81,10 +83,30 @@ def test_records_come_after_the_update(tmp_path):
     assert set(records[0].scalars) == {"loss/main", "mean", "gradient_norm/main"}
 
 
+def test_checkpoints_in_turn_resume_and_change_no_result(tmp_path):
+    loop = replace(LOOP, save_every=3, keep=2)
+    often = finished(loop, tmp_path / "often")
+    assert [path.name for path in checkpoints.all_checkpoints(tmp_path / "often")] == [
+        "step_00000006",
+        "step_00000009",
+    ]
+    plain = finished(LOOP, tmp_path / "plain")
+    assert all(torch.equal(a, b) for a, b in zip(weights(often), weights(plain), strict=True))
+    kind = recipe()
+    records = list(train(kind, kind.setup(ADAMW, Ramps()), Ramps(), loop, tmp_path / "again"))
+    assert [record.step for record in records if record.saved] == [3, 4, 6, 9]
+
+
+def test_how_often_a_run_saves_is_no_part_of_its_name():
+    assert config_id(LOOP) == config_id(replace(LOOP, save_every=3))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 0}, "loop.batch_size is 0"),
+        ({"save_every": -1}, "loop.save_every is -1; 0 turns it off"),
+        ({"keep": -1}, "loop.keep is -1; 0 turns it off"),
         ({"num_steps": 0}, "loop.num_steps is 0"),
         ({"micro_batch_size": 5}, "does not divide"),
     ],
@@ -99,6 +121,20 @@ def test_another_recipes_checkpoint_is_refused(tmp_path):
     finished(LOOP, tmp_path, until=4)
     (tmp_path / "step_00000004" / "ema.net.safetensors").unlink()
     with pytest.raises(ValueError, match="no ema.net.safetensors"):
+        finished(LOOP, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counters", "absent"),
+    [({}, "'step'"), ([], "'step'"), ({"step": 4, "images_seen": 48, "optimisers": {}}, "'optimisers.main'")],
+)
+def test_a_foreign_state_is_refused(tmp_path, counters, absent):
+    finished(LOOP, tmp_path, until=4)
+    path = tmp_path / "step_00000004"
+    write_json(path / "state.json", counters)
+    with pytest.raises(
+        ValueError, match=f"{path}/state.json lacks {absent}; delete {path} to resume earlier"
+    ):
         finished(LOOP, tmp_path)
 
 
@@ -128,6 +164,8 @@ def test_unknown_optimisers_and_schedules_list_the_names():
         build(params, OptimiserConfig(schedule="step"))
     with pytest.raises(ValueError, match="learning_rate is 0"):
         build(params, OptimiserConfig(learning_rate=0))
+    with pytest.raises(ValueError, match="learning_rate is inf"):
+        build(params, OptimiserConfig(learning_rate=float("inf")))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -48,7 +48,7 @@ def test_generate_is_the_same_whatever_the_batch(toys: Path, tmp_path: Path, cap
         (("--classes", 3), "--classes holds 3"),
         (("--autoencoder", "sd"), "channels"),
         (("--sampler", "nosuch"), "unknown sampler 'nosuch'; choose from: euler, heun"),
-        (("--shift", 0), "the shift alpha is 0.0"),
+        (("--shift", 0), "--shift is 0.0; it must be a positive number"),
         (("--precision", "int4"), "unknown precision 'int4'"),
     ],
 )

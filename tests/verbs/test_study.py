@@ -13,6 +13,7 @@ import pandas
 import pytest
 from tests.verbs.command import flowlab
 
+from flowlab.study.runner import claim_folder
 from flowlab.study.studies import build
 from flowlab.verbs.study import seconds_of
 
@@ -31,6 +32,28 @@ def test_a_plan_lists_runs_and_time(capsys: Capture, tmp_path: Path) -> None:
     text = capsys.readouterr().out
     assert "sd_none_ln_1.0_s0" in text and "rae_none_ts_6.93_s0" in text and "to do: 2 runs" in text
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_says_how_many_run_at_once_and_what_it_reads(capsys: Capture, tmp_path: Path) -> None:
+    assert (
+        flowlab("study", "run", "quickstart", "--workers", 3, "--no-gate", "--dry-run", "--out", tmp_path)
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert "with 3 workers, by timings of 2 quiet cores" in text
+    assert "images of digits: 8,192 for training; held out 2,000 behind distances" in text
+
+
+def test_a_plan_refuses_the_folder_of_another_study(capsys: Capture, tmp_path: Path) -> None:
+    claim_folder(DEBUG, tmp_path)
+    before = (tmp_path / "study.json").read_bytes()
+    for verb in (("plan",), ("run", "--dry-run"), ("run",)):
+        words = ("study", verb[0], "quickstart", "--debug", *verb[1:], "--out", tmp_path)
+        assert flowlab(*words, "--batch-size", 9) == 2
+        assert "other settings (batch_size 8 there, 9 here)" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
+    assert (tmp_path / "study.json").read_bytes() == before
+    assert flowlab("study", "plan", "quickstart", "--debug", "--out", tmp_path) == 0
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ class LatentSpec:
 
     name: str
     family: str
-    """"kl" or "rae"."""
+    """A key of families.FAMILIES, such as "flux2"; "kl" of the small ones that ship, "rae", or "zoo"."""
     stride: int
     """Pixels per token side: the final latent of H x W pixels is (channels, H / stride, W / stride)."""
     channels: int

@@ -17,7 +17,7 @@ from flowlab.autoencoders.families import group_of
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.normalise import BatchStatistics, ScaleShift
 
-__all__ = ["complete", "is_ours", "scale_shift", "statistics", "written"]
+__all__ = ["class_of", "complete", "is_ours", "scale_shift", "statistics", "written"]
 
 KL, FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")
@@ -44,6 +44,11 @@ def is_ours(config: Mapping[str, Any]) -> bool:
         and len(set(config.get("patch_size", (2, 2)))) == 1
         and (config.get("latents_mean") is None or len(widths) > 4)  # of a VA-VAE
     )
+
+
+def class_of(weights: Mapping[str, Tensor]) -> str:
+    """The class of a folder whose config.json names none, from its weights."""
+    return FLUX2 if "bn.running_mean" in weights else KL
 
 
 def complete(spec: KLSpec, config: Mapping[str, Any], where: str) -> KLSpec:

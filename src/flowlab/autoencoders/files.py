@@ -22,14 +22,15 @@ from flowlab.autoencoders.strips import InStrips
 from flowlab.core.choices import lookup
 from flowlab.core.config import from_dict, to_dict
 from flowlab.core.files import read_json
-from flowlab.core.weights import check_finite, load_strict, read_weights, write_weights
+from flowlab.core.weights import check_finite, dtype_of, load_strict, read_weights, write_weights
 
 __all__ = ["check_source", "load", "save", "save_diffusers", "save_official"]
 
 OWN = {"kl": KLSpec, "rae": RAESpec, "published_rae": PublishedRAESpec}
 """The specs that a file of ours can describe."""
 TITLES = {name: known.title for name, known in FAMILIES.items()} | {"rae": "RAE"}
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ALIASES = {"scale_factor": "scale", "scaling_factor": "scale", "shift_factor": "shift"}
+"""BFL's and diffusers' name of a field => ours."""
 
 
 def load(
@@ -37,7 +38,7 @@ def load(
     *,
     family: str | None = None,
     variant: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: str | torch.dtype = torch.float32,
     **overrides: Any,
 ) -> Autoencoder:
     """A frozen autoencoder, on the CPU, from
@@ -46,16 +47,19 @@ def load(
     a decoder of RAE's own release | a diffusers folder of any autoencoder class |
     a hub id "org/name", "org/name/folder", "org/name:file".
 
+    A folder may hold its weights in shards, or be a whole pipeline of diffusers.
+
     `family`, a key of FAMILIES or "rae", is what the caller expects; another one is a ValueError that says
     what the file is. `variant`, a key of FAMILIES, settles what a single file does not tell: SD or SDXL,
-    FLUX.1 or SD3; without it, as `family` says, else the first of each. `dtype` is of the weights, not of the
-    normalisation's statistics. `overrides` replace fields of the spec that tensors cannot tell: `resolution`
-    (256 where nothing says), `groups`, `scale`, `shift`, `patch`; of a decoder of RAE's release the
-    fields of rae_original.Elsewhere; an unknown one is a ValueError that lists the fields. Missing,
-    unknown, misshapen and non-finite tensors are ValueErrors that name the tensor.
+    FLUX.1 or SD3; without it, as `family` says, else the first of each. `dtype` ("float32", "bfloat16" or
+    "float16") is of the weights, not of the normalisation's statistics. `overrides` replace fields of the
+    spec that tensors cannot tell: `resolution` (256 where nothing says), `groups`, `scale`, `shift` (also
+    under their published names), `patch`; of a decoder of RAE's release the fields of rae_original.Elsewhere;
+    an unknown one is a ValueError that lists the fields. Missing, unknown, misshapen and non-finite tensors
+    are ValueErrors that name the tensor.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; choose from: {', '.join(map(str, DTYPES))}")
+    dtype = dtype_of(dtype)
+    overrides = {ALIASES.get(name, name): value for name, value in overrides.items()}
     if family is not None:
         lookup(TITLES, family, "family")
     path = _located(name_or_path)
@@ -168,21 +172,31 @@ def _from_file(
 def _from_folder(
     folder: Path, variant: str | None, dtype: torch.dtype, overrides: Mapping[str, Any]
 ) -> Autoencoder:
+    """Of diffusers, or of weights alone; of a whole pipeline its autoencoder."""
+    if (folder / "model_index.json").is_file():
+        folder = folder / "vae"
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json; give the folder that holds the autoencoder itself")
+        tensors = formats.read_folder(folder)
+        return formats.from_tensors(tensors, {}, str(folder), variant, dtype, overrides)
     _no_variant(variant, folder)
-    config = read_json(folder / "config.json")
-    kind = config.get("_class_name") if isinstance(config, dict) else None
-    if kind is None:
-        raise ValueError(
-            f"{folder / 'config.json'} names no class; give the path of the weights in it instead"
-        )
+    config = _config(folder)
+    kind = config["_class_name"]
     if kind == "AutoencoderRAE":
         _no_settings(dtype, overrides, folder)
         return rae_files.from_diffusers(folder)
     if diffusers_config.is_ours(config):
         return formats.from_folder(config, folder, dtype, overrides)
     return zoo.from_folder(folder, kind, dtype, formats.override(zoo.ZooSpec(), overrides))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json; where it names no class, the weights tell which of the two convolutional ones it is."""
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ValueError(f"{folder / 'config.json'} holds no settings by name; fetch it again")
+    if config.get("_class_name") is None:
+        config["_class_name"] = diffusers_config.class_of(formats.read_folder(folder))
+    return config
 
 
 def _from_ours(

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from flowlab.autoencoders import diffusers_config
-from flowlab.autoencoders.families import FAMILIES, choose, family_of, naming_of, spec_of
+from flowlab.autoencoders.detect import naming_of, spec_of
+from flowlab.autoencoders.families import FAMILIES, choose, family_of
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.names import COUNTER, attention_weights, table
 from flowlab.autoencoders.normalise import BatchStatistics
@@ -26,7 +27,8 @@ from flowlab.autoencoders.sizes import name_of
 from flowlab.core.choices import lookup
 from flowlab.core.config import to_dict
 from flowlab.core.files import write_json
-from flowlab.core.weights import check_finite, load_strict, read_weights, write_weights
+from flowlab.core.stored import read
+from flowlab.core.weights import check_finite, load_strict, write_weights
 
 __all__ = [
     "PICKLES",
@@ -77,13 +79,18 @@ def from_folder(
     config: dict[str, Any], folder: Path, dtype: torch.dtype, overrides: Mapping[str, Any]
 ) -> KLAutoencoder:
     """The autoencoder of a diffusers folder; diffusers_config.is_ours(config) holds."""
-    where, old = str(folder), (folder / WEIGHTS).with_suffix(".bin")
-    only_old = old.is_file() and not (folder / WEIGHTS).is_file()
-    stored = read_pickle(old) if only_old else read_weights(folder / WEIGHTS)[0]
+    where, stored = str(folder), read_folder(folder)
     naming = naming_of(stored, where)
     spec = diffusers_config.complete(spec_of(stored, naming, where), config, where)
     statistics = diffusers_config.statistics(config)
     return _filled(override(spec, overrides), stored, naming, where, dtype, statistics)
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder: safetensors, whole or in shards, or the .bin of older diffusers."""
+    old = (folder / WEIGHTS).with_suffix(".bin")
+    only_old = old.is_file() and not any(folder.glob("*.safetensors*"))
+    return read_pickle(old) if only_old else read(folder).tensors
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

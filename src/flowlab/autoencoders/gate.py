@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowlab.autoencoders.base import Autoencoder, LatentSpec
+from flowlab.autoencoders.families import FAMILIES
 from flowlab.autoencoders.normalise import BatchStatistics, Whitening
 from flowlab.autoencoders.pixel_range import PixelRange
 from flowlab.autoencoders.rae import StoredWhitening
@@ -44,7 +45,7 @@ FLOOR_DB = {  # PSNR on real pictures. Ours: on `digits` (autoencoders/sizes.py)
     "flux2_small_decoder": 25.0,  # as FLUX.2
 }
 FAMILY_FLOOR_DB = {  # for any other name
-    "kl": 20.0,  #  SD's, the worst of the family
+    **dict.fromkeys(("kl", *FAMILIES), 20.0),  # SD's, the worst of them
     "rae": 15.0,  # 18.83 for DINOv2-B
 }
 ANY_FLOOR_DB = 15.0

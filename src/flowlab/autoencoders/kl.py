@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowlab.autoencoders.base import Autoencoder, LatentSpec, Moments, sample
+from flowlab.autoencoders.families import family_of
 from flowlab.autoencoders.normalise import NORMALISATIONS, ScaleShift, patchify, unpatchify
 from flowlab.core.choices import lookup
 from flowlab.core.seeds import Streams
@@ -76,7 +77,7 @@ class KLAutoencoder(Autoencoder):
         self.options = spec
         self.spec = LatentSpec(
             name=name,
-            family="kl",
+            family="kl" if spec.linear_path else family_of(spec),
             stride=spec.stride,
             channels=tokens,
             resolution=spec.resolution,
@@ -99,11 +100,11 @@ class KLAutoencoder(Autoencoder):
         return Moments(mean, logvar.clamp(-30, 20))
 
     def to_latent(self, moments: Moments, generators: Streams | None = None) -> Tensor:
-        return self.normalise(patchify(sample(moments, generators), self.options.patch))
+        return self.normalise(patchify(sample(moments, generators).float(), self.options.patch))
 
     def decode(self, latent: Tensor) -> Tensor:
         self.check_latent(latent)
-        return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch))
+        return self.decode_raw(unpatchify(self.normalise.inverse(latent), self.options.patch)).float()
 
     def decode_raw(self, z: Tensor) -> Tensor:
         z = z.to(self.decoder.conv_in.weight.dtype)  # the normalisation's statistics stay float32

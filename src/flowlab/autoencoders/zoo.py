@@ -70,7 +70,7 @@ class ZooAutoencoder(Autoencoder):
 
     def decode(self, latent: Tensor) -> Tensor:
         self.check_latent(latent)
-        return self.decode_raw(unpatchify(latent, self.patch) * self.std + self.mean)
+        return self.decode_raw(unpatchify(latent, self.patch) * self.std + self.mean).float()
 
     def decode_raw(self, z: Tensor) -> Tensor:
         z = z.to(next(self.model.parameters()).dtype)

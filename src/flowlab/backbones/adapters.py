@@ -28,6 +28,7 @@ from flowlab.backbones.output import Output
 from flowlab.backbones.sit import SiT, SiTSpec, empty
 from flowlab.backbones.sizes import SIZES
 from flowlab.core.choices import lookup
+from flowlab.core.config import from_dict
 from flowlab.core.weights import load_strict
 
 __all__ = ["MARKER", "VARIANTS", "NoisePrediction", "Variant", "from_official", "official_spec"]
@@ -98,7 +99,7 @@ def official_spec(tensors: Mapping[str, Tensor], *, where: str = "checkpoint", *
         "depth": depth,
         "heads": sizes.get((width, depth), 0),
     }
-    return SiTSpec(**{**fields, **overrides})
+    return from_dict(SiTSpec, {**fields, **overrides}, f"{where} spec")
 
 
 def renames(depth: int) -> dict[str, str]:

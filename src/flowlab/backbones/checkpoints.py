@@ -9,10 +9,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flowlab.backbones import adapters, flux_files, stored
+from flowlab.backbones import adapters, flux_files
 from flowlab.backbones.flux1 import Flux1, Flux1Spec
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
 from flowlab.backbones.sit import SiT, SiTSpec, empty
+from flowlab.core import stored
+from flowlab.core.choices import lookup
 from flowlab.core.config import from_dict, to_dict
 from flowlab.core.weights import load_strict, write_weights
 
@@ -31,23 +33,26 @@ def load(path: Path | str, **overrides: Any) -> nn.Module:
     """The model in a file or folder, in eval mode, whatever project wrote it.
 
     Known: our own .safetensors (`save`); FLUX.1 and FLUX.2 in official, diffusers' or our names, as
-    .safetensors, .pt or a diffusers folder, whole or in shards; SiT, REPA or DiT state dicts as .safetensors
-    or .pt (EMA weights where a training checkpoint has them; read without running any code in the file).
+    .safetensors, .pt, a folder or an index of shards; SiT, REPA or DiT state dicts as .safetensors or .pt
+    (EMA weights where a training checkpoint has them; read without running any code in the file).
 
     `overrides` say what shapes cannot tell. SiT: variant="dit", heads=8. FLUX: axes=(8, 12, 12) of RoPE where
-    a head is not 128 wide, theta, FLUX.2's variant="kv", FLUX.1's reference_t, and dtype="bfloat16" (without
-    it the precision of the file). FLUX weights are mapped from the file. Anything else is a ValueError of one
-    line.
+    a head is not 128 wide, theta, variant="kv" or any published name ("klein_base", "kontext": they check
+    what the file can tell of them), FLUX.1's reference_t, time_rounding, and dtype="bfloat16" (without it the
+    precision of the file); published spellings ("axes_dim") work, too. FLUX weights are mapped from the file.
+    Anything else is a ValueError of one line.
     """
     path = Path(path)
     held = stored.read(path)
     if METADATA in held.metadata:
         return _ours(held, path, overrides)
     if adapters.MARKER in held.tensors:
+        for name in overrides:
+            lookup(dict.fromkeys(("variant", *SiTSpec.__dataclass_fields__)), name, "override of a SiT")
         return adapters.from_official(held.tensors, where=str(path), **overrides)
     _refuse_adapter(held.tensors, path)
     if flux_files.is_flux(held.tensors):
-        return flux_files.from_tensors(held.tensors, held.reread, str(path), config=held.config, **overrides)
+        return flux_files.from_tensors(held.tensors, held.reread, str(path), overrides, config=held.config)
     _refuse_stranger(held, path)
     raise ValueError(
         f"{path} is no backbone that flowlab knows; give one of its own, or of SiT, REPA, DiT or FLUX"
@@ -106,7 +111,7 @@ def _ours(held: stored.Stored, path: Path, overrides: dict[str, Any]) -> nn.Modu
     spec = from_dict(kind, content.get("spec"), f"{path} spec")
     if isinstance(spec, SiTSpec):
         return _our_sit(spec, held.tensors, path, overrides)
-    return flux_files.from_tensors(held.tensors, held.reread, str(path), spec=spec, **overrides)
+    return flux_files.from_tensors(held.tensors, held.reread, str(path), overrides, spec=spec)
 
 
 def _our_sit(spec: SiTSpec, tensors: dict[str, Tensor], path: Path, overrides: dict[str, Any]) -> SiT:

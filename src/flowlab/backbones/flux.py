@@ -5,7 +5,8 @@ over the steps of a sampling run `prepare` does once what does not change (text 
 reference tokens, and the modulations of all times) and `denoise` the rest.
 
 The time is embedded in float32. The published code rounds 1000 t to bfloat16 first, which moves it by up to
-3.5 of 1000 units, and diffusers rounds otherwise again; their images differ from ours by as much.
+3.5 of 1000 units (`time_rounding="bfloat16"` does so, too), and diffusers rounds otherwise again; their
+images differ from ours by as much.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from flowlab.backbones.flux_inputs import (
     check_condition,
     check_latent,
 )
-from flowlab.backbones.flux_spec import FluxSpec
+from flowlab.backbones.flux_spec import ROUNDINGS, FluxSpec
 from flowlab.backbones.output import Output
 from flowlab.backbones.reference_tokens import ReferenceTokens, image_ids, reference_tokens, text_ids
 from flowlab.backbones.tokens import patchify, unpatchify
@@ -143,10 +144,10 @@ class Flux(nn.Module, ABC):
         if reference_cache is not None and not self.caches_references:
             raise ValueError(_NO_CACHE)
         given = self._tokens_of(references, batch)
-        if given is not None and self.caches_references:
-            reference_cache, given = self._run_alone(given), None
-        check_condition(self.spec, text, given is not None, reference_cache, concat, size)
         vector = self._vector(pooled, guidance, batch)
+        if given is not None and self.caches_references:
+            reference_cache, given = self._run_alone(given, vector), None
+        check_condition(self.spec, text, given is not None, reference_cache, concat, size)
         return Prepared(
             size=size,
             text=self.txt_in(text.to(dtype)),
@@ -159,18 +160,21 @@ class Flux(nn.Module, ABC):
             modulations=None if times is None else self._table(times.to(text.device), vector, batch),
         )
 
-    def reference_cache(self, references: Sequence[Sequence[Tensor]]) -> ReferenceCache:
+    def reference_cache(
+        self, references: Sequence[Sequence[Tensor]], guidance: Tensor | None = None
+    ) -> ReferenceCache:
         """Keys and values of references, one list per sample of latents (C, h, w), for any number of calls.
 
-        Only for weights trained so (the FLUX.2 variant "kv"): there references see only each other, at t = 0
-        and without guidance (klein, the one published so, embeds none).
+        Only for weights trained so (the FLUX.2 variant "kv"): there references see only each other, at t = 0.
+        A model that embeds the guidance scale needs it here, too, and the cache serves that scale only;
+        klein, the one published so, embeds none.
         """
         if not self.caches_references:
             raise ValueError(_NO_CACHE)
         given = self._tokens_of(references, len(references))
         if given is None:
             raise ValueError("no sample has a reference to cache; call velocity without a cache")
-        return self._run_alone(given)
+        return self._run_alone(given, self._vector(None, guidance, len(references)))
 
     def denoise(self, latent: Tensor, t: Tensor, prepared: Prepared, keep: Collection[int] = ()) -> Output:
         """One evaluation: latent (B, C, h, w) of the prepared size at t (B,)."""
@@ -232,10 +236,10 @@ class Flux(nn.Module, ABC):
                 hidden[number] = x[:, target]
         return x[:, target], hidden
 
-    def _run_alone(self, given: ReferenceTokens) -> ReferenceCache:
-        """Run references alone, at t = 0, and keep keys and values of each block."""
+    def _run_alone(self, given: ReferenceTokens, vector: Tensor | None) -> ReferenceCache:
+        """Run references alone, at t = 0 and the condition's `vector`; keep keys and values of each block."""
         x = self.img_in(given.tokens.to(self.img_in.weight.dtype))  # (B, M, width)
-        mods = self._arranged(self._flat(self._activated(x.new_zeros(len(x)), None)))
+        mods = self._arranged(self._flat(self._activated(x.new_zeros(len(x)), vector)))
         seen = None
         if given.mask is not None:  # a sample without references sees padding: softmax needs one key
             seen = (given.mask | ~given.mask.any(dim=1, keepdim=True))[:, None, None]
@@ -291,14 +295,15 @@ class Flux(nn.Module, ABC):
             return vector
         if guidance is None:
             raise ValueError("this model embeds the guidance scale; give guidance, (B,), such as 4.0 each")
-        if guidance.shape != (batch,):
-            raise ValueError(f"guidance is {tuple(guidance.shape)}; give one scale per sample, ({batch},)")
+        if not isinstance(guidance, Tensor) or guidance.shape != (batch,):
+            got = tuple(guidance.shape) if isinstance(guidance, Tensor) else repr(guidance)
+            raise ValueError(f"guidance is {got}; give a tensor of one scale per sample, ({batch},)")
         embedded = self.guidance_in(guidance)
         return embedded if vector is None else embedded + vector
 
     def _activated(self, t: Tensor, vector: Tensor | None) -> Tensor:
         """(..., width): SiLU of the embedded time plus the condition's vector."""
-        embedded = self.time_in(t)
+        embedded = self.time_in(ROUNDINGS[self.spec.time_rounding](t))
         return F.silu(embedded if vector is None else embedded + vector)
 
     def _flat(self, activated: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def stated(config: Mapping[str, Any], where: str) -> Flux1Spec | Flux2Spec:
 
 def untold(config: Mapping[str, Any], family: str, guidance: bool, where: str) -> dict[str, Any]:
     """The fields of a spec that shapes do not tell. A config that contradicts the tensors is a ValueError."""
-    kind = config.get("_class_name")
+    kind = config.get("_class_name", CLASSES[family])
     if kind != CLASSES[family]:
         raise ValueError(f"{where}: config.json names {kind}, but the tensors are of a {CLASSES[family]}")
     for name, value in _FIXED.items():

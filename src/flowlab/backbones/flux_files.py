@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from flowlab.backbones import flux_config
 from flowlab.backbones.flux1 import Flux1, Flux1Spec
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
 from flowlab.backbones.flux_names import TITLES, Layout, Source, sources
+from flowlab.backbones.flux_overrides import SPECS, settled
 from flowlab.backbones.flux_sizes import flux_of
-from flowlab.core.choices import lookup
+from flowlab.core.config import from_dict
 from flowlab.core.files import atomic_folder
-from flowlab.core.weights import write_weights
+from flowlab.core.weights import dtype_of, write_weights
 
 __all__ = ["Reread", "from_tensors", "is_flux", "save_diffusers", "save_official"]
 
@@ -37,8 +37,6 @@ PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.")
 """Before every name in repackaged files; the first two are ComfyUI's."""
 OTHER_PARTS = ("vae.", "first_stage_model.", "text_encoders.", "conditioner.", "cond_stage_model.")
 """Other models in a file that holds a whole image generator."""
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SPECS: dict[str, type[Flux1Spec] | type[Flux2Spec]] = {"flux1": Flux1Spec, "flux2": Flux2Spec}
 
 
 # ---- reading -----------------------------------------------------------------------------------------------
@@ -46,28 +44,30 @@ SPECS: dict[str, type[Flux1Spec] | type[Flux2Spec]] = {"flux1": Flux1Spec, "flux
 
 def is_flux(names: Mapping[str, Tensor]) -> bool:
     """Whether a file holds a FLUX transformer, whole or not, in any naming."""
-    return any(name.startswith(_BLOCKS) for name in _unprefixed(names))
+    starts = tuple(prefix + block for prefix in ("", *PREFIXES) for block in _BLOCKS)
+    return any(name.startswith(starts) for name in names)
 
 
 def from_tensors(
     tensors: Mapping[str, Tensor],
     reread: Reread,
     where: str,
+    overrides: Mapping[str, Any] | None = None,
     *,
     spec: Spec | None = None,
     config: Mapping[str, Any] | None = None,
-    dtype: str | torch.dtype | None = None,
-    **overrides: Any,
 ) -> Flux1 | Flux2:
-    """The model, in eval mode, in the precision of the file or in `dtype`, a key of DTYPES.
+    """The model, in eval mode, in the precision of the file or in the override `dtype`.
 
     `spec` is what a file of ours says of itself, `config` diffusers' config.json; without them the shapes
     tell, and what they cannot (axes, theta, FLUX.2's variant, Kontext's reference_t) is the published default
-    unless `overrides` say otherwise. A value that contradicts the file is a ValueError, as is every missing,
-    unmatched or misshapen tensor.
+    unless `overrides` (flux_overrides) say otherwise. A value that contradicts the file is a ValueError, as
+    is every missing, unmatched or misshapen tensor.
     """
-    wanted = None if dtype is None else _dtype(dtype)
-    own = _unprefixed(tensors)
+    overrides = dict(overrides or {})
+    dtype = overrides.pop("dtype", None)
+    wanted = None if dtype is None else dtype_of(dtype)
+    own = _unprefixed(tensors, where)
     _refuse_quantised({short: tensors[full] for short, full in own.items()}, wanted, where)
     layout, naming = _layout(own)
     table = sources(layout, naming)
@@ -89,12 +89,18 @@ def from_tensors(
     return model.eval()
 
 
-def _unprefixed(names: Mapping[str, Tensor]) -> dict[str, str]:
+def _unprefixed(names: Mapping[str, Tensor], where: str) -> dict[str, str]:
     """Name without the prefix of its file => name in the file; other models of the same file are left out."""
     for prefix in PREFIXES:
         if any(name.startswith(tuple(prefix + block for block in _BLOCKS)) for name in names):
             mine = [name for name in names if not name.startswith(OTHER_PARTS)]
-            return {name.removeprefix(prefix): name for name in mine}
+            found = {name.removeprefix(prefix): name for name in mine}
+            if len(found) < len(mine):
+                twice = next(name for name in mine if found[name.removeprefix(prefix)] != name)
+                raise ValueError(
+                    f"{where} has {twice!r} with and without {prefix!r}; give a file of one model"
+                )
+            return found
     return {name: name for name in names}
 
 
@@ -161,13 +167,10 @@ def _spec(
     where: str,
 ) -> Spec:
     """What the shapes tell, then what `config` and the caller say of the rest."""
-    kind = SPECS[layout.family]
-    known = {field.name: field.name for field in fields(kind)}
-    for name in overrides:
-        lookup(known, name, f"override of {TITLES[layout.family]}")
+    asked = settled(overrides, layout.family, where)
     told = _told(layout, shapes, where)
     said = flux_config.untold(config, layout.family, layout.guidance, where) if config is not None else {}
-    said = {**said, **{name: tuple(value) if name == "axes" else value for name, value in overrides.items()}}
+    said = {**said, **asked}
     for name, value in said.items():
         if told.get(name, value) != value:
             raise ValueError(
@@ -176,7 +179,7 @@ def _spec(
     values = {**told, **said}
     if "axes" not in values:
         values["axes"] = _default_axes(layout.family, values["width"] // values["heads"], where)
-    return kind(**values)
+    return from_dict(SPECS[layout.family], values, where)
 
 
 def _told(layout: Layout, shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]:
@@ -253,10 +256,9 @@ def _check_stated(spec: Spec, layout: Layout, overrides: Mapping[str, Any], wher
         raise ValueError(
             f"{where} says that it is {stated}, but its tensors are of a {TITLES[layout.family]}"
         )
-    known = {field.name: getattr(spec, field.name) for field in fields(spec)}
-    for name, value in overrides.items():
-        stated = lookup(known, name, f"override of {type(spec).__name__}")
-        if (tuple(value) if name == "axes" else value) != stated:
+    for name, value in settled(overrides, layout.family, where).items():
+        stated = getattr(spec, name)
+        if value != stated:
             raise ValueError(f"{where} states {name} {stated!r} itself; {name}={value!r} contradicts it")
 
 
@@ -282,10 +284,6 @@ def _check_runs(runs: Mapping[tuple[str, ...], list[int]], spec: Spec, where: st
             raise ValueError(
                 f"{where}: {' + '.join(map(repr, names))} has runs of {rows} rows, not of {spec.width}"
             )
-
-
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
-    return lookup(DTYPES, str(dtype).removeprefix("torch."), "dtype")
 
 
 def _shape(pieces: Sequence[Tensor]) -> tuple[int, ...]:

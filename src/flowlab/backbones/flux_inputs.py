@@ -104,8 +104,9 @@ def check_latent(
     wanted = (len(prepared.text), spec.channels, *prepared.size)
     if latent.shape != wanted:
         raise ValueError(f"latent is {tuple(latent.shape)}; with this text and model it must be {wanted}")
-    if t.shape != wanted[:1]:
-        raise ValueError(f"t is {tuple(t.shape)}; give one time per sample, ({wanted[0]},)")
+    if not isinstance(t, Tensor) or t.shape != wanted[:1]:
+        got = tuple(t.shape) if isinstance(t, Tensor) else repr(t)
+        raise ValueError(f"t is {got}; give a tensor of one time per sample, ({wanted[0]},)")
     depth = spec.double_blocks + spec.single_blocks
     if not all(1 <= number <= depth for number in keep):
         raise ValueError(f"cannot keep blocks {tuple(keep)}; this model has 1 to {depth}")

@@ -5,9 +5,25 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-from flowlab.backbones.flux_blocks import BlockShape
+import torch
+from torch import Tensor
 
-__all__ = ["FluxSpec"]
+from flowlab.backbones.flux_blocks import BlockShape
+from flowlab.core.choices import lookup
+
+__all__ = ["ROUNDINGS", "FluxSpec"]
+
+
+def _as_published(t: Tensor) -> Tensor:
+    """t whose thousandfold is what BFL's code computes in bfloat16 before it is embedded."""
+    return (t.to(torch.bfloat16) * 1000).double().div(1000).float()
+
+
+ROUNDINGS = {
+    "none": lambda t: t,  #        float32 throughout
+    "bfloat16": _as_published,  #  to the units that published images were made with: 4 of 1000 above t = 0.5
+}
+"""What becomes of the time (...) before it is embedded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +50,8 @@ class FluxSpec(ABC):
     """RoPE's base."""
     guidance: bool
     """Whether the guidance scale is embedded (guidance-distilled weights)."""
+    time_rounding: str = "none"
+    """A key of ROUNDINGS."""
 
     @property
     @abstractmethod
@@ -62,6 +80,7 @@ class FluxSpec(ABC):
 
     def validate(self) -> None:
         """Refuse sizes that do not fit together, before anything is built."""
+        lookup(ROUNDINGS, self.time_rounding, "rounding of the time")
         for name in ("channels", "width", "heads", "text_width", "mlp_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} of a FLUX is {getattr(self, name)}; it must be at least 1")

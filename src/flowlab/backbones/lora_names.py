@@ -1,7 +1,8 @@
 """Which module of ours a key of a LoRA file means, whoever wrote it.
 
 Keys are a prefix, a module and a role. The module is in official names (BFL, ComfyUI, kohya: there with
-underscores for dots), in diffusers' (PEFT) or in ours; the role is A or down, B or up, or alpha.
+underscores for dots), in diffusers' (PEFT) or in ours; the role is A or down, B or up, alpha, or the bias of
+B. BFL's control LoRAs also hold whole norm scales, under their names in the model (`norm_of`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from flowlab.backbones.flux_names import PLACES
+from flowlab.backbones.flux_names import PLACES, Place
 
-__all__ = ["Key", "Target", "parse", "target"]
+__all__ = ["Key", "Target", "norm_of", "parse", "target"]
 
 PREFIXES = (
     "base_model.model.",  #       PEFT
@@ -30,9 +31,11 @@ ROLES = {
     "lora_up": "up",
     "lora.up": "up",
     "alpha": "alpha",
+    "bias": "bias",
 }
 _KEY = re.compile(
-    r"(?P<module>.+)\.(?:(?P<role>lora_[AB]|lora[_.](?:down|up))(?:\.default)?\.weight|(?P<alpha>alpha))"
+    r"(?P<module>.+)\.(?:(?P<role>lora_[AB]|lora[_.](?:down|up))(?:\.default)?\.weight|(?P<alpha>alpha)"
+    r"|lora_B(?:\.default)?\.(?P<bias>bias))"
 )
 _BLOCK = re.compile(
     r"(?P<stack>(?:double|single|transformer|single_transformer)_blocks)(?P<dot>[._])(?P<i>\d+)(?=[._])"
@@ -45,7 +48,7 @@ class Key(NamedTuple):
     module: str
     """As the file names it, without prefixes."""
     role: str
-    """"down", "up" or "alpha"."""
+    """"down", "up", "alpha" or "bias"."""
 
 
 class Target(NamedTuple):
@@ -68,12 +71,30 @@ def parse(key: str) -> Key | None:
     found = _KEY.fullmatch(key)
     if found is None:
         return None
-    module, shorter = "", found["module"]
-    while module != shorter:  # prefixes come in pairs, too
-        module = shorter
+    return Key(_bare(found["module"]), ROLES[found["role"] or found["alpha"] or found["bias"]])
+
+
+def norm_of(key: str) -> str | None:
+    """The norm scale of ours that a key of official or our names is; None for any other key."""
+    name = _bare(key)
+    if (found := _BLOCK.match(name)) is None or not name.endswith(".scale"):
+        return None
+    pattern = f"{found['stack']}.{{i}}{name[found.end() :].removesuffix('.scale')}"
+    ours = next((p.ours for p in _norms() if pattern in (p.ours, p.official)), None)
+    return ours and f"{ours.format(i=int(found['i']))}.scale"
+
+
+def _bare(name: str) -> str:
+    bare, shorter = "", name
+    while bare != shorter:  # prefixes come in pairs, too
+        bare = shorter
         for prefix in PREFIXES:
             shorter = shorter.removeprefix(prefix)
-    return Key(module, ROLES[found["role"] or found["alpha"]])
+    return bare
+
+
+def _norms() -> list[Place]:
+    return [place for places in PLACES.values() for place in places if place.kind == "norm"]
 
 
 def target(module: str) -> Target | None:

@@ -48,11 +48,20 @@ def image_ids(
 
 
 def reference_tokens(
-    references: Sequence[Sequence[Tensor]] | None, *, batch: int, channels: int, num_axes: int, spacing: int
+    references: Sequence[Sequence[Tensor] | None] | None,
+    *,
+    batch: int,
+    channels: int,
+    num_axes: int,
+    spacing: int,
 ) -> ReferenceTokens | None:
-    """The references, one list per sample of latents (C, h, w), as tokens; None where no sample has any."""
+    """The references, one list per sample of latents (C, h, w), as tokens; None where no sample has any.
+
+    A sample without any may say so by None, too.
+    """
     if references is None:
         return None
+    references = [[] if own is None else list(own) for own in references]
     _check(references, batch, channels)
     if not any(len(own) for own in references):
         return None

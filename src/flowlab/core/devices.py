@@ -1,9 +1,11 @@
-"""Which device to use: a GPU where there is one."""
+"""Which device to use, a GPU where there is one, and how many processes at once."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+import sys
 from pathlib import Path
 
 import torch
@@ -11,7 +13,15 @@ from torch import nn
 
 from flowlab.core.choices import lookup
 
-__all__ = ["PRECISIONS", "autocast", "default_device", "device_of", "machine"]
+__all__ = [
+    "PRECISIONS",
+    "autocast",
+    "default_device",
+    "device_of",
+    "machine",
+    "num_workers",
+    "usable_cores",
+]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -32,6 +42,21 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def num_workers(asked: int | None = None) -> int:
+    """Processes of one thread to run at once: `asked`, else one per usable core, and one alone on a GPU."""
+    if asked is None:
+        return 1 if default_device().type == "cuda" else usable_cores()
+    if asked < 1:
+        raise ValueError(f"--workers is {asked}; give 1 or more")
+    return asked
+
+
+def usable_cores(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Cores that this process may use: those it is bound to, or fewer where a container's quota is less."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, math.floor(min(cores, _quota(groups, own))))
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Where a module's weights are."""
     return next(module.parameters()).device
@@ -42,6 +67,18 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{_processor()}, {os.cpu_count()} cores"
+
+
+def _quota(groups: Path, own: Path) -> float:
+    """Cores that cgroup v2 grants: the least of our group's and those above it; infinite without a limit."""
+    lines = own.read_text().splitlines() if own.is_file() else []
+    inside = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+    group, limits = groups / inside.strip("/"), [math.inf]
+    for file in (place / "cpu.max" for place in (group, *group.parents)):
+        if file.is_relative_to(groups) and file.is_file():
+            quota, period = file.read_text().split()
+            limits.append(math.inf if quota == "max" else int(quota) / int(period))
+    return min(limits)
 
 
 def _processor() -> str:

@@ -6,13 +6,26 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from flowlab.core.choices import lookup
 from flowlab.core.files import atomic_path
 
-__all__ = ["check_finite", "load_strict", "read_some", "read_weights", "tensors_id", "write_weights"]
+__all__ = [
+    "check_finite",
+    "dtype_of",
+    "load_strict",
+    "read_some",
+    "read_weights",
+    "tensors_id",
+    "write_weights",
+]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What weights may be held in."""
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -75,6 +88,11 @@ def load_strict(
         if tensor.shape != own[name].shape:
             raise ValueError(f"{where}: {name!r} is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}")
     module.load_state_dict(renamed)
+
+
+def dtype_of(name: str | torch.dtype) -> torch.dtype:
+    """A key of DTYPES, or torch's own object."""
+    return lookup(DTYPES, str(name).removeprefix("torch."), "dtype")
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:

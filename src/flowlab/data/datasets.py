@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from flowlab.core.counts import AtMost
 from flowlab.data.batch import Dataset
 from flowlab.data.embedded import digits, photos
 from flowlab.data.folder import folder
@@ -17,6 +18,15 @@ DATASETS: dict[str, Callable[..., Dataset]] = {
     "photos": photos,  #   any size up to 300 px, no labels; splits train, heldout
     "scenes": scenes,  #   32, 64, 128 or 256 px, prompts, no labels; splits train, heldout
 }
+ENDLESS = (
+    ("digits", "train"),
+    ("digits", "judge"),
+    ("digits", "heldout"),
+    ("photos", "train"),
+    ("scenes", "train"),
+    ("scenes", "heldout"),
+)
+"""Drawn at random, so that there are always more."""
 
 
 def load(
@@ -30,8 +40,12 @@ def load(
 ) -> Dataset:
     """A dataset of `DATASETS`, or the folder of class folders at `name`/`split` (split "all": `name` itself).
 
-    `num_images` None = the dataset's own number. `seed` has no effect on folders, `resize` none on the rest.
+    `num_images` None = the dataset's own number, `AtMost(n)` = n or all that there are. `seed` has no effect
+    on folders, `resize` none on the rest.
     """
+    if isinstance(num_images, AtMost):
+        whole = None if (name, split) in ENDLESS else load(name, split, resolution=resolution, resize=resize)
+        num_images = min(num_images, len(whole)) if whole is not None else int(num_images)
     if name in DATASETS:
         return DATASETS[name](split, num_images=num_images, resolution=resolution, seed=seed)
     root = Path(name)

@@ -12,7 +12,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["dimension_shift", "flux1_grid", "flux2_grid", "flux2_mu", "sampling_grid", "shift", "unshift"]
+__all__ = [
+    "check_shift",
+    "dimension_shift",
+    "flux1_grid",
+    "flux2_grid",
+    "flux2_mu",
+    "sampling_grid",
+    "shift",
+    "unshift",
+]
 
 Time = TypeVar("Time", float, Tensor)
 
@@ -23,14 +32,14 @@ def shift(alpha: float | Tensor, t: Time) -> Time:
     Esser et al. 2024 (arXiv 2403.03206, Eq. 23). In terms of the noise ratio t / (1 - t) it is a product with
     alpha. A shift that is not positive and finite is a ValueError.
     """
-    _check_shift(alpha)
+    check_shift(alpha)
     raised: Any = alpha * t
     return raised / (raised + (1 - t))  # written so, it is exactly 0 at 0 and exactly 1 at 1
 
 
 def unshift(alpha: float | Tensor, t: Time) -> Time:
     """The inverse: unshift(alpha, shift(alpha, t)) = t."""
-    _check_shift(alpha)
+    check_shift(alpha)
     rest: Any = alpha * (1 - t)
     return t / (t + rest)
 
@@ -84,12 +93,13 @@ def flux2_mu(num_tokens: int, num_steps: int) -> float:
 # ---- arguments ---------------------------------------------------------------------------------------------
 
 
-def _check_shift(alpha: float | Tensor) -> None:
+def check_shift(alpha: float | Tensor, place: str = "the shift alpha") -> None:
+    """A ValueError for a shift that is not positive and finite, which names the field or option `place`."""
     if isinstance(alpha, Tensor):
         bad = alpha[~((alpha > 0) & alpha.isfinite())]
         alpha = float(bad[0]) if len(bad) else 1.0
     if not 0 < alpha < math.inf:
-        raise ValueError(f"the shift alpha is {alpha}; it must be a positive number")
+        raise ValueError(f"{place} is {alpha}; it must be a positive number")
 
 
 def _checked_tokens(num_tokens: int) -> int:

@@ -19,10 +19,11 @@ from torch import Tensor
 from flowlab import autoencoders, backbones, text
 from flowlab.autoencoders import hub
 from flowlab.autoencoders.base import Autoencoder
-from flowlab.backbones import flux_config, flux_files, lora, stored
+from flowlab.backbones import flux_config, flux_files, flux_overrides, lora
 from flowlab.backbones.flux1 import Flux1, Flux1Spec
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
 from flowlab.backbones.flux_sizes import flux_of
+from flowlab.core import stored
 from flowlab.core.choices import lookup
 from flowlab.core.config import from_dict
 from flowlab.core.files import read_json
@@ -233,12 +234,12 @@ def _stated_spec(metadata: dict[str, str], path: Path) -> Flux1Spec | Flux2Spec 
     if "backbone" not in metadata:
         return None
     described = json.loads(metadata["backbone"])
-    if described.get("family") not in flux_files.SPECS:
+    if described.get("family") not in flux_overrides.SPECS:
         raise ValueError(
             f"{path} is a backbone of the family {described.get('family')!r}, which reads no prompts;"
             " give a FLUX"
         )
-    return from_dict(flux_files.SPECS[described["family"]], described["spec"], f"{path} spec")
+    return from_dict(flux_overrides.SPECS[described["family"]], described["spec"], f"{path} spec")
 
 
 # ---- loading -----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flowlab.flow.schedules import check_shift
 from flowlab.generate.inpaint import open_mask, remaining_times
 from flowlab.generate.prompts import Prompt, as_prompt, check_addresses
 from flowlab.generate.references import SIZES, Given, Source, open_image, prepare, prepare_all
@@ -113,6 +114,8 @@ def plan(
     if scale == 1 and any(one.negative is not None for one in wanted):
         raise ValueError("a negative prompt does nothing at guidance 1; leave it out or raise the guidance")
     steps = settle_steps(variant, num_steps)
+    if shift is not None:
+        check_shift(shift, "shift")
     schedule = VARIANTS[variant].schedule if shift is None else f"shift:{float(shift)!r}"
     times = times_of(schedule, (size[0] // stride) * (size[1] // stride), steps)
     return Plan(

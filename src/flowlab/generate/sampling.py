@@ -14,9 +14,9 @@ from flowlab.core.devices import PRECISIONS, autocast
 from flowlab.core.seeds import Streams
 from flowlab.flow.guidance import cfg
 from flowlab.flow.samplers import SAMPLERS, Velocity
-from flowlab.flow.schedules import sampling_grid
+from flowlab.flow.schedules import check_shift, sampling_grid
 
-__all__ = ["SamplingConfig", "random_labels", "sample_latents"]
+__all__ = ["SamplingConfig", "check", "random_labels", "sample_latents"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,16 @@ def random_labels(num_classes: int, indices: Tensor, seed: int) -> Tensor:
     return Streams.for_samples(seed, indices, purpose="labels").integers(num_classes)
 
 
+def check(config: SamplingConfig, shift_place: str = "shift") -> None:
+    """Refuse what cannot be sampled, before a model is read; `shift_place` is where the shift was given."""
+    lookup(SAMPLERS, config.sampler, "sampler")
+    lookup(PRECISIONS, config.precision, "precision")
+    check_shift(config.shift, shift_place)
+    sampling_grid(config.num_steps, config.shift)
+    if config.batch_size < 1:
+        raise ValueError(f"batch_size is {config.batch_size}; give 1 or more images at once")
+
+
 @torch.no_grad()
 def sample_latents(
     model: nn.Module,
@@ -57,9 +67,8 @@ def sample_latents(
 
     `model(x, t, labels)` returns an Output with `.velocity`; its null label is `model.spec.num_classes`.
     """
-    sampler = lookup(SAMPLERS, config.sampler, "sampler")
-    times = sampling_grid(config.num_steps, config.shift)
-    lookup(PRECISIONS, config.precision, "precision")
+    check(config)
+    sampler, times = SAMPLERS[config.sampler], sampling_grid(config.num_steps, config.shift)
     latents = []
     for rows in torch.arange(len(labels)).split(config.batch_size):
         streams = Streams.for_samples(seed, indices[rows], purpose="initial noise")

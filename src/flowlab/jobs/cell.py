@@ -190,6 +190,7 @@ def flow_config(study: Study, cell: Cell, study_folder: Path) -> FlowConfig:
         dataset=study.dataset,
         num_images=study.num_train_images,
         cache=str(cache_of(study_folder)),
+        gate=study.gate,
         backbone=study.backbone,
         times=TimesConfig(distribution=arm.trainp, alpha=arm.trainshift),
         alignment=AlignmentConfig(weight=weight),

@@ -12,7 +12,7 @@ import torch
 
 from flowlab import autoencoders
 from flowlab.core.devices import default_device
-from flowlab.core.files import write_json
+from flowlab.core.files import atomic_path, write_json
 from flowlab.core.pixels import contact_sheet
 from flowlab.data import datasets
 from flowlab.data.transforms import to_pil
@@ -47,11 +47,11 @@ def prepare(study: Study, ae: str, study_folder: Path) -> None:
     )
     folder = study_folder / "reconstruction"
     folder.mkdir(exist_ok=True)
-    few = datasets.load(
-        study.dataset, "heldout", num_images=NUM_PICTURES, resolution=autoencoder.spec.resolution
-    )
-    originals, outputs = reconstruction.reconstruct(autoencoder, few)
-    to_pil(contact_sheet(torch.cat([originals, outputs]), columns=NUM_PICTURES)).save(folder / f"{ae}.png")
+    few = min(NUM_PICTURES, num)
+    pictures = datasets.load(study.dataset, "heldout", num_images=few, resolution=autoencoder.spec.resolution)
+    originals, outputs = reconstruction.reconstruct(autoencoder, pictures)
+    with atomic_path(folder / f"{ae}.png") as draft:
+        to_pil(contact_sheet(torch.cat([originals, outputs]), columns=few)).save(draft, format="PNG")
     write_json(folder / f"{ae}.json", row)
 
 

@@ -70,7 +70,9 @@ def ae_rae_digits(debug: bool = False) -> AutoencoderConfig:
 def flow_flux2_digits(debug: bool = False) -> FlowConfig:
     """A class-conditional generator in the flux2 latent. `flowlab train flow_flux2_digits`."""
     config = FlowConfig(
-        autoencoder="flux2", times=TimesConfig(distribution="ln", alpha=2.95), loop=LoopConfig(num_steps=4000)
+        autoencoder="flux2",
+        times=TimesConfig(distribution="ln", alpha=2.95),
+        loop=LoopConfig(num_steps=4000, save_every=500),
     )
     return replace(config, num_images=64, loop=_debug_loop(config.loop)) if debug else config
 

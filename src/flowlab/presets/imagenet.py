@@ -40,6 +40,7 @@ __all__ = [
 NUM_IMAGES = 1_281_167  # of ImageNet's training set
 LDM_KL = 1e-6 / (3 * 256 * 256)  # on KL in summed nats, where L1 and LPIPS are means
 LDM_RATE = 4.5e-6  # per image of the batch
+SAVES: dict[str, Any] = {"save_every": 5000, "keep": 2}  # a stop costs 5,000 updates at most
 
 SMALL = {  # the embedded autoencoder that stands for each in the debug form
     "sd_f8c4": "sd",
@@ -78,7 +79,7 @@ def ae_sd_ft_mse_imagenet(debug: bool = False) -> AutoencoderConfig:
         kl_weight=0.0,
         ema_decay=0.9999,
         optimiser=OptimiserConfig(learning_rate=1e-4, betas=(0.5, 0.9)),
-        loop=LoopConfig(batch_size=192, num_steps=280_000, clip_norm=0.0),
+        loop=LoopConfig(batch_size=192, num_steps=280_000, clip_norm=0.0, **SAVES),
     )
     return _rehearsal(config) if debug else config
 
@@ -165,7 +166,7 @@ def ae_scale_imagenet(debug: bool = False) -> AutoencoderConfig:
         scale_weight=0.25,
         ema_decay=0.999,
         optimiser=OptimiserConfig(learning_rate=1e-5),
-        loop=LoopConfig(batch_size=64, num_steps=20_000),
+        loop=LoopConfig(batch_size=64, num_steps=20_000, **SAVES),
     )
     return _rehearsal(config) if debug else config
 
@@ -188,7 +189,7 @@ def ae_repae_imagenet(debug: bool = False) -> AutoencoderConfig:
         end_to_end=EndToEndConfig(weight=1.5, backbone="XL", block=8, hidden=2048, optimiser=rate),
         ema_decay=0.9999,
         optimiser=rate,
-        loop=LoopConfig(batch_size=256, num_steps=400_000, clip_norm=1.0),
+        loop=LoopConfig(batch_size=256, num_steps=400_000, clip_norm=1.0, **SAVES),
     )
     return _rehearsal(config) if debug else config
 
@@ -225,7 +226,7 @@ def rae_decoder_imagenet(debug: bool = False) -> AutoencoderConfig:
         ),
         ema_decay=0.9978,
         optimiser=rate,
-        loop=LoopConfig(batch_size=512, num_steps=16 * epoch, clip_norm=0.0),
+        loop=LoopConfig(batch_size=512, num_steps=16 * epoch, clip_norm=0.0, **SAVES),
     )
     return _rehearsal(config) if debug else config
 
@@ -251,7 +252,7 @@ def _ldm(
         ),
         "ema_decay": 0.0,
         "optimiser": optimiser,
-        "loop": LoopConfig(batch_size=batch_size, num_steps=num_steps, clip_norm=0.0),
+        "loop": LoopConfig(batch_size=batch_size, num_steps=num_steps, clip_norm=0.0, **SAVES),
     }
     config = _recipe(autoencoder, **(settings | terms))
     return _rehearsal(config) if debug else config

@@ -70,7 +70,7 @@ def flux2_klein_4b_folder(debug: bool = False) -> TextFlowConfig:
         ema_decay=0.9999,
         precision="bfloat16",
         optimiser=OptimiserConfig(learning_rate=1e-4, weight_decay=0.01, warmup_images=256_000),
-        loop=LoopConfig(batch_size=256, micro_batch_size=1, num_steps=200_000, keep=2),
+        loop=LoopConfig(batch_size=256, micro_batch_size=1, num_steps=200_000, save_every=2500, keep=2),
     )
     if not debug:
         return config

@@ -135,6 +135,8 @@ class Study:
     """Share of the training labels replaced by the null label."""
     num_train_images: int = 16_384
     """Distinct training images."""
+    gate: bool = True
+    """Judge each autoencoder before its training data is encoded; changes no result."""
 
     num_samples: int = 1000
     """Generated images per distance; below 1,000 only in a draft."""
@@ -167,7 +169,7 @@ class Study:
     seconds_per_evaluation: float = 7.5
     """Measured: num_samples images at one sampling shift, decoded and judged, on one core."""
     num_workers: int = 2
-    """Runs at the same time in the estimate: one process with one thread per core."""
+    """Runs at the same time in `estimate`: one process with one thread per core."""
     hardware: str = "2 quiet cores of an AMD EPYC with AVX-512"
     """Where the three timings were measured."""
 
@@ -233,15 +235,15 @@ def _arms(study: Study) -> list[Arm]:
 def validate(study: Study) -> Study:
     """Return the study; the first fault is a ValueError that names the value, the field and the remedy."""
     where = f"study {study.name!r}"
-    arms = _arms(study)
+    arms, source = _arms(study), "train_shifts" if study.arms is None else "arms"
     check_unique(where, "arms", arms)
     for arm in arms:
         _names(arm)
-        check_positive(where, "a training shift", arm.trainshift)
+        check_positive(where, f"a shift of {source}", arm.trainshift)
     for field in ("seeds", "sample_shifts", "checkpoints"):
         check_unique(where, field, getattr(study, field))
     for shift in study.sample_shifts:
-        check_positive(where, "a sampling shift", shift)
+        check_positive(where, "a shift of sample_shifts", shift)
     lookup(SAMPLERS, study.sampler, "sampler")
     lookup(dict.fromkeys(OPTIMISERS), study.optimiser, "optimiser")
     lookup(dict.fromkeys(LABELS), study.labels, "label policy")

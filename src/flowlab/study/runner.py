@@ -6,7 +6,6 @@ the cells in hand since their last checkpoint.
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sys
@@ -14,23 +13,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pandas as pd
 
 from flowlab.core.config import from_dict, to_dict
+from flowlab.core.devices import num_workers
 from flowlab.core.files import exclusive, read_json, write_json
 from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
 from flowlab.study.grid import Study, validate
 from flowlab.study.plots.words import fid_label
 
-__all__ = ["Outcome", "Shift", "Task", "claim_folder", "gather", "run", "work_through"]
+__all__ = ["Outcome", "Shift", "Task", "check_folder", "claim_folder", "gather", "run", "work_through"]
 
 POLL_SECONDS = 0.3
-MEASURED = {  # settings of the machine and not of the study: a folder may go on with others
+FREE = {  # of the machine, or without effect on a result: a folder may go on with others
+    "gate": True,
     "seconds_per_step": 0.0,
     "seconds_per_repa_step": 0.0,
     "seconds_per_evaluation": 0.0,
@@ -80,7 +82,7 @@ def run(
         gather=lambda: missing_runs(study, gather(study, folder)),
         say=say,
         engine=engine or LocalEngine(),
-        num_slots=workers or os.cpu_count() or 1,
+        num_slots=num_workers(workers),
         deadline=deadline,
     )
     return work_through(list(tasks(study, folder)), shift)
@@ -131,7 +133,7 @@ class Shift:
     """Bring the rows that jobs left into the folder's tables; returns the names of what is still missing."""
     say: Callable[[str], None] = print
     engine: Engine = field(default_factory=LocalEngine)
-    num_slots: int = field(default_factory=lambda: os.cpu_count() or 1)
+    num_slots: int = field(default_factory=num_workers)
     deadline: float = float("inf")
     """On time.monotonic's clock."""
     running: dict[str, tuple[Job, float]] = field(default_factory=dict)
@@ -243,20 +245,39 @@ def last_line(log: Path) -> str:
 
 def claim_folder(study: Study, folder: Path) -> None:
     """Write study.json, or refuse a folder in which another study runs."""
+    found = check_folder(study, folder)
+    if found is None:
+        write_json(folder / "study.json", to_dict(study))
+    elif found.gate != study.gate:  # the jobs read it there
+        write_json(folder / "study.json", to_dict(replace(found, gate=study.gate)))
+
+
+def check_folder(study: Study, folder: Path) -> Study | None:
+    """The settings that `folder` holds, None where it is free; those of another study are a ValueError."""
     validate(study)
     path = folder / "study.json"
     if path.is_file():
         found = from_dict(Study, read_json(path), str(path))
-        if replace(found, **MEASURED) != replace(study, **MEASURED):
+        if other := _first_difference(replace(found, **FREE), replace(study, **FREE)):
             raise ValueError(
-                f"{folder} holds a study with other settings; give another --out or delete the folder"
+                f"{folder} holds a study with other settings ({other}); "
+                "give another --out or delete the folder"
             )
-        return
+        return found
     if (folder / "results.parquet").is_file():
         raise ValueError(
             f"{folder} holds results.parquet without study.json; copy both or give another --out"
         )
-    write_json(path, to_dict(study))
+    return None
+
+
+def _first_difference(found: Study, asked: Study) -> str:
+    """The first field that differs, with both values where they are short; "" where none does."""
+    for name in (one.name for one in fields(Study)):
+        theirs, ours = getattr(found, name), getattr(asked, name)
+        if theirs != ours:
+            return name if isinstance(ours, tuple) else f"{name} {theirs!r} there, {ours!r} here"
+    return ""
 
 
 def gather(study: Study, folder: Path) -> pd.DataFrame:
@@ -265,13 +286,21 @@ def gather(study: Study, folder: Path) -> pd.DataFrame:
     results.write_results(folder / "results.parquet", rows)
     made = sorted((folder / "reconstruction").glob("*.json"))
     if made:
-        table = results.frame([read_json(path) for path in made], results.RECONSTRUCTION_COLUMNS)
-        results.write_reconstruction(folder / "reconstruction.parquet", table)
-    _gather_pictures(study, folder)
+        _gather_reconstruction(folder / "reconstruction.parquet", [read_json(path) for path in made])
+    _gather_pictures(folder)
     return rows
 
 
-def _gather_pictures(study: Study, folder: Path) -> None:
+def _gather_reconstruction(path: Path, made: list[dict[str, Any]]) -> None:
+    """Rows that the table has already stay, as those of a copied folder; of one autoencoder the newest."""
+    table = results.frame(made, results.RECONSTRUCTION_COLUMNS)
+    if path.is_file():
+        table = pd.concat([results.read_reconstruction(path), table]).sort_values("created", kind="stable")
+        table = table.drop_duplicates("ae", keep="last").sort_values("ae", ignore_index=True)
+    results.write_reconstruction(path, table)
+
+
+def _gather_pictures(folder: Path) -> None:
     samples, entries = folder / "samples", []
     samples.mkdir(exist_ok=True)
     for picture in sorted((folder / "reconstruction").glob("*.png")):
@@ -292,4 +321,12 @@ def _gather_pictures(study: Study, folder: Path) -> None:
         entries.append(
             {"kind": "samples", "ae": row["ae"], "run_id": row["run_id"], "caption": caption, "file": file}
         )
-    write_json(samples / "manifest.json", entries)
+    _merge_manifest(samples, entries)
+
+
+def _merge_manifest(samples: Path, entries: list[dict[str, str]]) -> None:
+    """Pictures of a copied folder stay beside the new ones, as long as their files are there."""
+    path = samples / "manifest.json"
+    before = [one for one in read_json(path) if (samples / one["file"]).is_file()] if path.is_file() else []
+    merged = {one["file"]: one for one in [*before, *entries]}
+    write_json(path, sorted(merged.values(), key=lambda one: (one["kind"], one["file"])))

@@ -205,8 +205,9 @@ def validate_sweep(sweep: SamplingSweep, study: Study) -> SamplingSweep:
         check_unique(where, field, getattr(sweep, field))
     for sampler in sweep.samplers:
         lookup(SAMPLERS, sampler, "sampler")
-    for value in (*sweep.num_sample_steps, *sweep.sample_shifts):
-        check_positive(where, "a step count or shift", value)
+    for field in ("num_sample_steps", "sample_shifts"):
+        for value in getattr(sweep, field):
+            check_positive(where, f"a value of {field}", value)
     if not sweep_cells(sweep, study):
         raise ValueError(
             f"{where} chooses no run of {study.name!r}; take arms that `flowlab study plan` lists"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
+from flowlab.core.devices import num_workers
 from flowlab.study import results
 from flowlab.study.engine import Engine, LocalEngine
 from flowlab.study.grid import SAMPLERS, Study
@@ -66,7 +66,7 @@ def run_sweep(
         gather=lambda: list(missing_points(sweep, study, gather(study, folder))),
         say=say,
         engine=engine or LocalEngine(),
-        num_slots=workers or os.cpu_count() or 1,
+        num_slots=num_workers(workers),
     )
     return work_through(tasks, shift)
 

@@ -12,16 +12,17 @@ from flowlab.text.base import TextEncoder, TextFeatures
 __all__ = ["ENCODERS", "TextEncoder", "TextFeatures", "load"]
 
 
-def load(name_or_path: str, **options: Any) -> TextEncoder:
+def load(name_or_path: str | Path, **options: Any) -> TextEncoder:
     """A text encoder by its name in ENCODERS, or from a folder or hub id ("org/name") of a known kind.
 
     A folder is one model with its tokenizer, or a diffusers folder of FLUX.1 or FLUX.2. `options` of all:
     device; of all but "embedded": path, dtype ("bfloat16" or "float32"), quantization (None, "4bit", "8bit");
     of "mistral" and "qwen3": tokenizer; of "t5_clip": t5, clip, length. Faults are a ValueError.
     """
-    if name_or_path not in ENCODERS and (Path(name_or_path).is_dir() or "/" in name_or_path):
-        return _by_content(name_or_path, options)
-    return lookup(ENCODERS, name_or_path, "text encoder")(**options)
+    name = str(name_or_path)
+    if name not in ENCODERS and (Path(name).is_dir() or "/" in name):
+        return _by_content(name, options)
+    return lookup(ENCODERS, name, "text encoder")(**options)
 
 
 def _embedded(**options: Any) -> TextEncoder:

@@ -10,9 +10,8 @@ from flowlab.autoencoders.sizes import AUTOENCODERS, PUBLISHED
 from flowlab.backbones.sizes import SIZES
 from flowlab.core.choices import lookup
 from flowlab.core.devices import PRECISIONS
-from flowlab.flow import times
 from flowlab.train import optim
-from flowlab.train.flow import TimesConfig
+from flowlab.train.flow import TimesConfig, check_times
 from flowlab.train.loop import LoopConfig
 from flowlab.train.optim import OptimiserConfig
 
@@ -286,6 +285,5 @@ def _check_end_to_end(config: EndToEndConfig) -> None:
     depth = lookup(SIZES, config.backbone, "backbone size").depth
     if not 1 <= config.block <= depth:
         raise ValueError(f"end_to_end.block is {config.block}; {config.backbone} has blocks 1 to {depth}")
-    law = config.times
-    times.quantile(law.distribution, 0.5, alpha=law.alpha, mu=law.mu, sigma=law.sigma)
+    check_times(config.times, "end_to_end.times")
     optim.validate(config.optimiser)

@@ -7,7 +7,13 @@ import copy
 import torch
 from torch import nn
 
-__all__ = ["Ema"]
+__all__ = ["Ema", "check_decay"]
+
+
+def check_decay(decay: float, place: str = "EMA decay") -> None:
+    """A ValueError for a decay under which an average would not follow; it names the field `place`."""
+    if not 0 <= decay < 1:
+        raise ValueError(f"{place} is {decay}; it must lie in [0, 1)")
 
 
 class Ema:
@@ -19,8 +25,7 @@ class Ema:
     """
 
     def __init__(self, module: nn.Module, decay: float):
-        if not 0 <= decay < 1:
-            raise ValueError(f"EMA decay is {decay}; it must lie in [0, 1)")
+        check_decay(decay)
         self.decay = decay
         self.module = copy.deepcopy(module).eval().requires_grad_(False)
 

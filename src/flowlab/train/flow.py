@@ -30,14 +30,22 @@ from flowlab.flow import path, times
 from flowlab.flow.alignment import Projector, alignment_loss
 from flowlab.flow.losses import flow_loss
 from flowlab.flow.samplers import euler
-from flowlab.flow.schedules import sampling_grid
+from flowlab.flow.schedules import check_shift, sampling_grid
 from flowlab.train import optim
 from flowlab.train.ema import Ema
 from flowlab.train.loop import LoopConfig
 from flowlab.train.optim import OptimiserConfig
 from flowlab.train.state import Objective, Randomness, Recipe, Trainable, TrainState
 
-__all__ = ["FLOW", "POSTERIORS", "AlignmentConfig", "FlowConfig", "TimesConfig", "ensure_latents"]
+__all__ = [
+    "FLOW",
+    "POSTERIORS",
+    "AlignmentConfig",
+    "FlowConfig",
+    "TimesConfig",
+    "check_times",
+    "ensure_latents",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +133,7 @@ class Fixed:
 
 def validate(config: FlowConfig) -> None:
     """Names, shifts and shares; the data set's own are checked when it is read."""
-    law = config.times
-    times.quantile(law.distribution, 0.5, alpha=law.alpha, mu=law.mu, sigma=law.sigma)
+    check_times(config.times)
     depth = lookup(SIZES, config.backbone, "backbone size").depth
     if config.alignment.weight and not 1 <= config.alignment.block <= depth:
         raise ValueError(
@@ -140,6 +147,12 @@ def validate(config: FlowConfig) -> None:
             raise ValueError(f"{name} is {value}; give 1 or more")
     if not 0 <= config.class_dropout < 1:
         raise ValueError(f"class_dropout is {config.class_dropout}; give a share from 0 to less than 1")
+
+
+def check_times(law: TimesConfig, place: str = "times") -> None:
+    """Refuse an unknown law, or one whose shift or width is not positive; `place` is its field."""
+    check_shift(law.alpha, f"{place}.alpha")
+    times.quantile(law.distribution, 0.5, alpha=law.alpha, mu=law.mu, sigma=law.sigma)
 
 
 # ---- data --------------------------------------------------------------------------------------------------

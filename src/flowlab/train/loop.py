@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +36,8 @@ class LoopConfig:
     """Gradients of each objective are scaled down to this norm; 0 turns it off."""
     save_steps: tuple[int, ...] = ()
     """Updates after which a checkpoint is written; the last always is."""
+    save_every: int = field(default=0, metadata={"in_id": False})
+    """Updates between further checkpoints, each with previews; 0 = none but those. Changes no result."""
     keep: int = 0
     """Newest checkpoints to keep; 0 keeps all."""
     check_every: int = 50
@@ -67,7 +71,7 @@ def train(
             config.seed * 1_000_003 + state.step
         )  # any draw that is not keyed still resumes exactly
         scalars = update(recipe, state, next(stream)[0].to(state.device), config, trouble)
-        due = state.step in config.save_steps or state.step == last
+        due = _save_is_due(state.step, last, config)
         if due or state.step % config.check_every == 0:
             _stop_if_not_finite(trouble)
         saved = save_state(state, folder, config.keep) if due else None
@@ -113,8 +117,8 @@ def validate(config: LoopConfig) -> None:
     for name in ("batch_size", "num_steps", "check_every"):
         if getattr(config, name) < 1:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; it must be at least 1")
-    for name in ("micro_batch_size", "clip_norm"):
-        if getattr(config, name) < 0:
+    for name in ("micro_batch_size", "clip_norm", "save_every", "keep"):
+        if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"loop.{name} is {getattr(config, name)}; 0 turns it off, give that or more")
     if config.micro_batch_size and config.batch_size % config.micro_batch_size:
         raise ValueError(f"{config.micro_batch_size=} does not divide {config.batch_size=}")
@@ -156,6 +160,11 @@ def _stop_if_not_finite(trouble: dict[str, Tensor]) -> None:
 # ---- saving ------------------------------------------------------------------------------------------------
 
 
+def _save_is_due(step: int, last: int, config: LoopConfig) -> bool:
+    in_turn = config.save_every > 0 and step % config.save_every == 0
+    return in_turn or step in config.save_steps or step == last
+
+
 def save_state(state: TrainState, folder: Path, keep: int) -> Path:
     """Write modules, EMAs, optimisers and counters as one checkpoint."""
     groups = {f"module.{name}": module.state_dict() for name, module in state.modules.items()}
@@ -174,6 +183,7 @@ def save_state(state: TrainState, folder: Path, keep: int) -> Path:
 def load_state(state: TrainState, path: Path) -> None:
     """Read a checkpoint into `state`; every tensor must find its place."""
     groups, counters = checkpoints.load(path)
+    _check_counters(counters, state, path)
     for name, module in state.modules.items():
         load_strict(module, _group(groups, f"module.{name}", path), where=str(path))
     for name, ema in state.emas.items():
@@ -183,6 +193,15 @@ def load_state(state: TrainState, path: Path) -> None:
         tensors = {} if unstepped else _group(groups, f"optimiser.{name}", path)
         restore(trainable.optimiser, checkpoints.unpack(counters["optimisers"][name], tensors))
     state.step, state.images_seen = counters["step"], counters["images_seen"]
+
+
+def _check_counters(counters: Any, state: TrainState, path: Path) -> None:
+    """A state.json that is not this recipe's is a ValueError that names what it lacks."""
+    found = counters if isinstance(counters, dict) else {}
+    absent = [name for name in ("step", "images_seen", "optimisers") if name not in found]
+    absent = absent or [f"optimisers.{name}" for name in state.optimisers if name not in found["optimisers"]]
+    if absent:
+        raise ValueError(f"{path}/state.json lacks {absent[0]!r}; delete {path} to resume earlier")
 
 
 def _group(groups: dict[str, dict[str, Tensor]], name: str, path: Path) -> dict[str, Tensor]:

@@ -86,8 +86,11 @@ OPTIMISERS = {"adamw": _adamw, "muon": Muon}
 
 def validate(config: OptimiserConfig) -> None:
     """Refuse unknown names and impossible rates."""
-    if config.learning_rate <= 0:
-        raise ValueError(f"optimiser.learning_rate is {config.learning_rate}; it must be positive")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"optimiser.learning_rate is {config.learning_rate}; it must be a positive number")
+    for name in ("weight_decay", "warmup_images"):
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"optimiser.{name} is {getattr(config, name)}; give 0 or more")
     lookup(SCHEDULES, config.schedule, "learning-rate schedule")
     lookup(OPTIMISERS, config.name, "optimiser")
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from flowlab.core import checkpoints
 from flowlab.core.config import config_id, deciding, from_dict, to_dict
 from flowlab.core.devices import default_device
-from flowlab.core.files import read_json, write_json
+from flowlab.core.files import atomic_path, read_json, write_json
 from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
+from flowlab.train.ema import check_decay
 from flowlab.train.features import JUDGE, TEACHER, JudgeConfig, TeacherConfig
 from flowlab.train.flow import FLOW, FlowConfig
 from flowlab.train.loop import train
@@ -89,6 +90,7 @@ def validate(config: Any) -> None:
     """Refuse what cannot work, before the first expensive second."""
     validate_loop(config.loop)
     validate_optimiser(config.optimiser)
+    check_decay(config.ema_decay, "ema_decay")
     recipe_of(config).validate(config)
 
 
@@ -98,6 +100,8 @@ def check_folder(config: Any, folder: Path) -> None:
     if not path.exists():
         return
     found = read_json(path)
+    if not isinstance(found, dict) or not {"kind", "config"} <= found.keys():
+        raise ValueError(f"{path} was not written by `flowlab train`; give another --out")
     if found["kind"] != type(config).__name__:
         raise ValueError(f"{folder} holds a {found['kind']}; give another --out or delete it")
     mine, theirs = (_compared(one) for one in (config, from_dict(type(config), found["config"], str(path))))
@@ -125,7 +129,8 @@ def write_previews(images: Mapping[str, Tensor], folder: Path, step: int, writer
     folder.mkdir(parents=True, exist_ok=True)
     for name, batch in images.items():
         sheet = contact_sheet(batch, columns=8)
-        to_pil(sheet).save(folder / f"{name.replace(' ', '_')}_{step:08d}.png")
+        with atomic_path(folder / f"{name.replace(' ', '_')}_{step:08d}.png") as draft:
+            to_pil(sheet).save(draft, format="PNG")
         if writer is not None:
             writer.add_image(name, sheet, step)
 

@@ -25,7 +25,7 @@ from flowlab.core.pixels import to_uint8
 from flowlab.core.seeds import Streams
 from flowlab.data.batch import Batch
 from flowlab.data.buckets import grouped_batches
-from flowlab.flow import path, times
+from flowlab.flow import path
 from flowlab.flow.losses import flow_loss
 from flowlab.flow.schedules import sampling_grid
 from flowlab.generate.flux_sampling import sample
@@ -33,7 +33,7 @@ from flowlab.text.base import TextFeatures
 from flowlab.text.cache import CachedText, TokenCache
 from flowlab.train import optim
 from flowlab.train.ema import Ema
-from flowlab.train.flow import TimesConfig, draw_times
+from flowlab.train.flow import TimesConfig, check_times, draw_times
 from flowlab.train.loop import LoopConfig
 from flowlab.train.optim import OptimiserConfig
 from flowlab.train.state import Objective, Randomness, Recipe, Trainable, TrainState
@@ -115,8 +115,7 @@ class Fixed:
 
 def validate(config: TextFlowConfig) -> None:
     """Names, shifts and shares; the files that are named are checked when they are read."""
-    law = config.times
-    times.quantile(law.distribution, 0.5, alpha=law.alpha, mu=law.mu, sigma=law.sigma)
+    check_times(config.times)
     lookup(FLUX_SIZES, config.backbone, "FLUX size")
     lookup(PRECISIONS, config.precision, "precision")
     if not _is_place(config.autoencoder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ class AblateOptions:
     out: Path | None = None
     """The ablation's folder; by default runs/NAME."""
     workers: int | None = None
-    """Arms at the same time, one core each; by default one per core."""
+    """Arms at the same time, one core each; by default one per usable core, or one on a GPU."""
     debug: bool = False
     """The ablation's rehearsal of seconds; its numbers mean nothing."""
     dry_run: bool = False
@@ -31,20 +30,22 @@ class AblateOptions:
 
 def ablate(name: str, ablation: Ablation, options: AblateOptions) -> None:
     """Train what is missing, then write ablation.parquet and ablation.html."""
+    from flowlab.core.devices import num_workers
     from flowlab.study import ablation as ablations
     from flowlab.study.ablation_page import write
     from flowlab.study.ablation_runner import run
 
-    folder = options.out or Path("runs") / ablation.name
+    folder, workers = options.out or Path("runs") / ablation.name, num_workers(options.workers)
     todo = ablations.missing(ablation, ablations.collect(folder))
     total = len(ablation.arms) * len(ablation.seeds)
     print(
-        f"{ablation.name} in {folder}: {total} autoencoders, {len(ablation.flow_seeds)} flow models on each"
+        f"{ablation.name} in {folder}: {total} autoencoders, {len(ablation.flow_seeds)} flow models on each,"
+        f" {workers} at a time"
     )
     print("".join(f"  {run}  to do\n" for run, _, _ in todo), end="")
     if options.dry_run:
         return
-    outcome = run(ablation, folder, workers=options.workers or os.cpu_count() or 1)
+    outcome = run(ablation, folder, workers=workers)
     print(write(folder))
     if outcome.failed:
         task, line = next(iter(outcome.failed.items()))

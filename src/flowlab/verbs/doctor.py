@@ -103,7 +103,7 @@ def _machine() -> list[str]:
         return ["devices   unknown without torch"]
     import torch
 
-    from flowlab.core.devices import default_device, machine
+    from flowlab.core.devices import default_device, machine, usable_cores
 
     device = default_device()
     lines = [f"device    {device}: {machine(device)}"]
@@ -111,9 +111,8 @@ def _machine() -> list[str]:
         free, total = torch.cuda.mem_get_info(number)
         name = torch.cuda.get_device_name(number)
         lines.append(f"gpu {number}     {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    usable = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     lines.append(
-        f"cores     {usable} usable of {os.cpu_count()}; torch uses {torch.get_num_threads()} threads"
+        f"cores     {usable_cores()} usable of {os.cpu_count()}; torch uses {torch.get_num_threads()} threads"
     )
     return [*lines, f"memory    {_memory()}"]
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flowlab.core.counts import AtMost
 from flowlab.verbs.generate import load_model, told
 
 __all__ = ["GenerationOptions", "evaluate_generation"]
@@ -21,8 +22,8 @@ class GenerationOptions:
     """Sampling shifts, a row for each from the same noise and labels; by default the one of --shift."""
     num_samples: int = 1000
     """Images per distance; fewer than 1,000 mean little."""
-    num_reference: int = 4000
-    """Held-out images behind the reference."""
+    num_reference: int = AtMost(4000)
+    """Held-out images behind the reference; by default fewer where there are fewer."""
     dataset: str = "digits"
     """Where the reference comes from: an embedded data set, or a folder of class folders."""
     split: str = "heldout"
@@ -45,9 +46,10 @@ class GenerationOptions:
 
 def evaluate_generation(path: str, sampling: Any, options: GenerationOptions) -> None:
     """A model file => FID and KID at each sampling shift."""
+    from flowlab.data import datasets
     from flowlab.evaluate.generation import at_shifts, evaluate
     from flowlab.evaluate.reference import yardstick
-    from flowlab.flow.schedules import sampling_grid
+    from flowlab.generate.sampling import check
     from flowlab.metrics.frechet import few_images_note
 
     if options.num_samples < 2 or options.num_reference < 2:
@@ -56,21 +58,28 @@ def evaluate_generation(path: str, sampling: Any, options: GenerationOptions) ->
         )
     configs = at_shifts(sampling, options.shifts or (sampling.shift,))
     for config in configs:
-        sampling_grid(config.num_steps, config.shift)
+        check(config, "--shifts" if options.shifts else "--shift")
     model, autoencoder = load_model(path, options.autoencoder)
+    resolution = autoencoder.spec.resolution
+    images = datasets.load(
+        options.dataset,
+        options.split,
+        num_images=options.num_reference,
+        resolution=resolution,
+        resize=options.resize,
+    )
     print(
         f"{options.num_samples} samples at {len(configs)} sampling shifts against"
-        f" {options.dataset} {options.split}"
+        f" {len(images):,} images of {options.dataset} {options.split}"
     )
-    if note := few_images_note(min(options.num_samples, options.num_reference)):
+    if note := few_images_note(min(options.num_samples, len(images))):
         print(f"note: {note}")
     if options.dry_run:
         return
-    resolution = autoencoder.spec.resolution
     ruler = yardstick(
         options.dataset,
         resolution,
-        options.num_reference,
+        len(images),
         options.judge,
         options.cache,
         split=options.split,

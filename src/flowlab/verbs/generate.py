@@ -137,9 +137,10 @@ def generate_classes(path: str, options: GenerateOptions) -> None:
     from flowlab.core.weights import tensors_id
     from flowlab.evaluate.generation import decode
     from flowlab.generate.images import check_folder, write_folder
-    from flowlab.generate.sampling import random_labels, sample_latents
+    from flowlab.generate.sampling import check, random_labels, sample_latents
 
     sampling, num_images = _sampling_of(options), options.num_images or 36
+    check(sampling, "--shift")
     folder = check_folder(options.out or Path(path).parent / "samples")
     model, autoencoder = load_model(path, options.autoencoder)
     spec, num_classes, device = autoencoder.spec, model.spec.num_classes, device_of(model)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowlab.core.counts import AtMost
+
 if TYPE_CHECKING:
     from flowlab.autoencoders.base import Autoencoder
     from flowlab.data.batch import Dataset
@@ -28,8 +30,8 @@ class ReconstructionOptions:
     """An embedded data set, or a folder of class folders."""
     split: str = "heldout"
     """A split of the data set; `all` for a folder without splits."""
-    num_images: int | None = 1000
-    """Images compared with their reconstructions."""
+    num_images: int | None = AtMost(1000)
+    """Images compared with their reconstructions; by default fewer where there are fewer. None: all."""
     resolution: int | None = None
     """Pixels per side; by default what each autoencoder was trained at."""
     resize: str = "adm"

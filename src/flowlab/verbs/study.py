@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,30 +29,44 @@ class FolderOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(FolderOptions):
-    """Which folder counts as done."""
+    """Which folder counts as done, and how many cores there are."""
 
+    workers: int | None = None
+    """Runs at the same time, one core each; by default one per usable core, or one on a GPU."""
     debug: bool = False
     """The study's rehearsal of seconds; its numbers mean nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(PlanOptions):
-    """How long, and on how many cores."""
+    """How long."""
 
     budget: str | None = None
     """Start nothing that would end later than this, such as 6m or 1h30m; what is missing is listed."""
-    workers: int | None = None
-    """Runs at the same time, one core each; by default one per core."""
     dry_run: bool = False
     """Print the plan and stop."""
 
 
 def plan(name: str, study: Study, options: PlanOptions) -> None:
     """Print cells, cost and time; start nothing."""
+    _planned(name, study, options)
+
+
+def _planned(name: str, study: Study, options: PlanOptions) -> Study:
+    """The study as it can run here, its plan printed; what cannot run is refused, and nothing is written."""
+    from flowlab.core.devices import num_workers
+    from flowlab.jobs import inputs
+    from flowlab.study import runner
     from flowlab.study.grid import validate
 
-    _check_arms(study, _build(name, options.debug))
-    print("\n".join(_plan_lines(validate(study), _folder(study.name, options.out))))
+    standard, workers = _build(name, options.debug), num_workers(options.workers)
+    _check_arms(study, standard)
+    study = inputs.fitted(validate(study), standard)
+    inputs.check(study)
+    folder = _folder(study.name, options.out)
+    runner.check_folder(study, folder)
+    print("\n".join(_plan_lines(study, folder, workers)))
+    return study
 
 
 def run(name: str, study: Study, options: RunOptions) -> None:
@@ -60,7 +74,7 @@ def run(name: str, study: Study, options: RunOptions) -> None:
     from flowlab.study import runner
 
     budget = seconds_of(options.budget) if options.budget else None
-    plan(name, study, options)
+    study = _planned(name, study, options)
     if options.dry_run:
         return
     folder = _folder(study.name, options.out)
@@ -106,13 +120,14 @@ class SweepOptions(FolderOptions):
     """On which folder, on how many cores."""
 
     workers: int | None = None
-    """Runs at the same time, one core each; by default one per core."""
+    """Runs at the same time, one core each; by default one per usable core, or one on a GPU."""
     dry_run: bool = False
     """Print the plan and stop."""
 
 
 def sweep(name: str, settings: SamplingSweep, options: SweepOptions) -> None:
     """Sample finished runs again with other steps, samplers and shifts, then write the report."""
+    from flowlab.core.devices import num_workers
     from flowlab.jobs.files import load_study
     from flowlab.study import results
     from flowlab.study.sweep import missing_points, run_sweep, seconds_of_points
@@ -121,10 +136,8 @@ def sweep(name: str, settings: SamplingSweep, options: SweepOptions) -> None:
     study = load_study(folder)
     todo = missing_points(settings, study, results.collect(folder))
     print("".join(f"  {run:<36} {len(points):>4} points\n" for run, points in todo.items()), end="")
-    work = seconds_of_points(study, todo)
-    print(
-        f"to do: {len(todo)} runs, about {_clock(work / study.num_workers)} with {study.num_workers} workers"
-    )
+    work, workers = seconds_of_points(study, todo), num_workers(options.workers)
+    print(f"to do: {len(todo)} runs, about {_clock(work / workers)} with {_workers(workers)}")
     if options.dry_run:
         return
     outcome = run_sweep(settings, study, folder, workers=options.workers)
@@ -145,7 +158,7 @@ def _check_arms(study: Study, original: Study) -> None:
 # ---- the plan ----------------------------------------------------------------------------------------------
 
 
-def _plan_lines(study: Study, folder: Path) -> Iterator[str]:
+def _plan_lines(study: Study, folder: Path, workers: int) -> Iterator[str]:
     from flowlab.study import results
     from flowlab.study.grid import cells, estimate
 
@@ -153,14 +166,22 @@ def _plan_lines(study: Study, folder: Path) -> Iterator[str]:
     todo = {job.run_id for job in results.next_jobs(study, results.collect(folder))}
     rows = len(study.checkpoints) * len(study.sample_shifts)
     yield f"study {study.name} in {folder}: {len(queue)} runs of {study.num_steps} steps, {rows} rows each"
+    yield (
+        f"images of {study.dataset}: {study.num_train_images:,} for training; held out"
+        f" {study.num_reference:,} behind distances, {study.reconstruction_images:,} for reconstruction"
+    )
     for cell in queue:
         cost = estimate(study, [cell])
         state = "to do" if cell.run_id in todo else "done"
         yield f"  {cell.run_id:<36} {_clock(cost.train_seconds + cost.sample_seconds):>12}  {state}"
-    left = estimate(study, [cell for cell in queue if cell.run_id in todo])
+    left = estimate(replace(study, num_workers=workers), [cell for cell in queue if cell.run_id in todo])
     train, sample = _clock(left.train_seconds), _clock(left.sample_seconds)
     yield f"to do: {len(todo)} runs; training {train}, sampling {sample} of core time"
-    yield f"about {_clock(left.wall_seconds)} with {study.num_workers} workers on {study.hardware}"
+    yield f"about {_clock(left.wall_seconds)} with {_workers(workers)}, by timings of {study.hardware}"
+
+
+def _workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
 
 
 def _clock(seconds: float) -> str:

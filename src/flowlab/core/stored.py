@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint: a safetensors or PyTorch file, or a diffusers folder, in shards or whole."""
+"""The tensors of a checkpoint: a safetensors or PyTorch file, or a folder, in shards or whole."""
 
 from __future__ import annotations
 
@@ -33,13 +33,18 @@ class Stored:
     reread: Callable[[Sequence[str]], list[Tensor]]
     """Some of them anew, in memory that is given back with them."""
     config: dict[str, Any] | None = None
-    """config.json of a folder."""
+    """config.json of a folder; None where it has none."""
 
 
-def read(path: Path) -> Stored:
-    """A .safetensors or PyTorch file, or a folder of diffusers (of a transformer, or of a whole pipeline)."""
+def read(path: Path, part: str = "transformer") -> Stored:
+    """A .safetensors or PyTorch file, the index of shards, or a folder that holds one set of safetensors.
+
+    Of a whole pipeline of diffusers it is the folder `part`.
+    """
     if path.is_dir():
-        return _folder(path / "transformer" if (path / "model_index.json").is_file() else path)
+        return _folder(path / part if (path / "model_index.json").is_file() else path)
+    if path.name.endswith(INDEX) and path.is_file():
+        return _shards(path)
     if path.suffix == ".gguf":
         raise ValueError(f"{path} is a GGUF file, quantised for another program; give the .safetensors file")
     if path.suffix in PICKLES:
@@ -53,18 +58,22 @@ def read(path: Path) -> Stored:
 
 
 def _folder(folder: Path) -> Stored:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json; give a file, or the folder of diffusers' transformer")
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else None
+    if not isinstance(config, dict | None):
         raise ValueError(f"{folder / 'config.json'} holds no settings by name; fetch it again")
-    indices = sorted(folder.glob(f"*{INDEX}"))
-    files = indices or sorted(folder.glob("*.safetensors"))
+    indices = _of_full_precision(folder, INDEX)
+    files = indices or _of_full_precision(folder, ".safetensors")
     if len(files) != 1:
         found = ", ".join(file.name for file in files) or "none"
         raise ValueError(f"{folder} should hold one set of safetensors, but has {found}; give the file")
     stored = _shards(files[0]) if indices else read(files[0])
     return Stored(tensors=stored.tensors, metadata=stored.metadata, reread=stored.reread, config=config)
+
+
+def _of_full_precision(folder: Path, suffix: str) -> list[Path]:
+    """Files of that ending, without variants such as model.fp16.safetensors where there are others."""
+    files = sorted(folder.glob(f"*{suffix}"))
+    return [file for file in files if "." not in file.name.removesuffix(suffix)] or files
 
 
 def _shards(index: Path) -> Stored:
