@@ -83,9 +83,11 @@ def test_every_shipped_autoencoder_passes_on_its_data_without_a_warning(name, mo
     model = load(name)
     data = {"flux2_photos": "photos", "flux2_scenes": "scenes"}.get(name, "digits")
     dataset = datasets.load(data, "train", num_images=512, resolution=model.spec.resolution)
+    pictures = dataset.read(torch.arange(512)).pixels
+    assert pictures is not None
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        report = judged(model, dataset.read(torch.arange(512)).pixels)
+        report = judged(model, pictures)
     assert (report.outcome, report.num_images, report.name) == ("passed", 512, name)
     assert report.psnr is not None and report.psnr > report.floor + 5
     one_scale = name in ("sd", "flux1", "flux1_semantic")

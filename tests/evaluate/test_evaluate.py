@@ -40,6 +40,7 @@ def test_real_held_out_digits_are_near_and_noise_is_far(ruler):
 
 def test_kid_and_its_error_are_those_of_one_subset(ruler):
     images = digits("heldout", num_images=100, seed=5).read(torch.arange(100)).pixels
+    assert images is not None
     features = features_of(ruler.judge, images)
     expected = kernel_distance(features, ruler.features, num_subsets=1, subset_size=100)
     found = ruler.distances(images)
