@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from flowlab.autoencoders import load, save, save_diffusers, save_official
+from flowlab.autoencoders.base import Autoencoder
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.names import COUNTER, table
 from flowlab.autoencoders.normalise import BatchStatistics, patchify
@@ -72,7 +73,7 @@ def official_tensors(family: str) -> dict[str, Tensor]:
     return {k.removeprefix("weights."): t for k, t in golden(family).items() if k.startswith("weights.")}
 
 
-def same(a: KLAutoencoder, b: KLAutoencoder) -> bool:
+def same(a: Autoencoder, b: Autoencoder) -> bool:
     own, other = a.state_dict(), b.state_dict()
     return own.keys() == other.keys() and all(torch.equal(own[key], other[key]) for key in own)
 
@@ -292,7 +293,8 @@ def test_folders_in_every_form(tmp_path, name):
     index.write_text(json.dumps({"weight_map": places}))
     assert same(load(folder), model)
     (folder / "config.json").unlink()
-    constants = {"scale": model.options.scale, "shift": model.options.shift} if name != "flux2" else {}
+    options = model.options
+    constants: dict[str, Any] = {} if name == "flux2" else {"scale": options.scale, "shift": options.shift}
     variant = {"sd": "sd", "flux1": "flux1"}.get(name)
     assert same(load(folder, variant=variant, **constants), model)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from tests.backbones.tiny_flux import AXES, inputs, official, tiny
 
-from flowlab.backbones import flux_overrides, load
+from flowlab import backbones
+from flowlab.backbones import flux_overrides
 from flowlab.backbones.checkpoints import save_official
 from flowlab.generate.variants import VARIANTS
+
+
+def load(path: Path, **overrides: Any) -> Any:
+    return backbones.load(path, **overrides)
 
 
 def test_overrides_say_what_shapes_cannot(tmp_path: Path) -> None:

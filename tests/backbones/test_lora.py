@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -416,7 +417,7 @@ def test_a_control_lora_changes_biases_norms_and_the_first_layer(tmp_path: Path)
     backbones.save(model, tmp_path / "merged.safetensors")
     assert backbones.load(tmp_path / "merged.safetensors").spec == model.spec
     latent, text = torch.randn(1, 8, 2, 2), torch.randn(1, 5, 24)
-    given = {"pooled": torch.randn(1, 12), "guidance": torch.tensor([30.0])}
+    given: dict[str, Any] = {"pooled": torch.randn(1, 12), "guidance": torch.tensor([30.0])}
     t, maps = torch.tensor([0.5]), torch.randn(2, 1, 8, 2, 2)
     one, two = (model.velocity(latent, t, text, concat=control, **given) for control in maps)
     assert not torch.allclose(one, two), "it sees the map"
