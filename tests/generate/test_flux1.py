@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from flowlab import backbones
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
+from flowlab.backbones import lora
 from flowlab.backbones.flux1 import Flux1
 from flowlab.backbones.flux2 import Flux2
 from flowlab.generate.loading import Parts
@@ -104,6 +107,18 @@ def test_depth_follows_a_map() -> None:
     assert a.shape == (1, 3, 64, 128) and not torch.equal(a, b)
     with pytest.raises(ValueError, match="needs an edge or depth map as image"):
         pipeline("a star", **FEW)
+
+
+def test_a_control_lora_makes_dev_follow_a_map(tmp_path: Path) -> None:
+    pipeline = flux1("flux1_depth")
+    down, up = torch.randn(4, 128), torch.randn(64, 4)
+    save_file({"img_in.lora_A.weight": down, "img_in.lora_B.weight": up}, tmp_path / "depth.safetensors")
+    lora.merge(pipeline.model, lora.read(tmp_path / "depth.safetensors"))
+    one, other = (
+        pipeline("a star", image=picture, seed=1, **FEW).pixels
+        for picture in (PICTURE, PICTURE.transpose(Image.Transpose.FLIP_LEFT_RIGHT).rotate(180))
+    )
+    assert one.shape == (1, 3, 64, 128) and not torch.equal(one, other)
 
 
 def test_the_kv_variant_runs_references_once(monkeypatch: pytest.MonkeyPatch) -> None:
