@@ -93,11 +93,13 @@ def plain(
     pooled: Tensor | None = None,
     references: Sequence[Tensor] = (),
     concat: Tensor | None = None,
+    origin: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """The velocity (B, C, h, w); `references` are the same for all samples."""
+    """The velocity (B, C, h, w); `references`, and the row and column `origin`, are those of all samples."""
     s, spec = model.state_dict(), model.spec
     images, where = _sequence(spec, latent if concat is None else torch.cat([latent, concat], 1), references)
     num_text, num_target = text.shape[1], latent.shape[2] * latent.shape[3]
+    where[:num_target, 1:3] += torch.tensor(origin)
     text_places = torch.zeros(num_text, len(spec.axes), dtype=torch.int64)
     if isinstance(spec, Flux2Spec):
         text_places[:, 3] = torch.arange(num_text)

@@ -11,6 +11,7 @@ from tests.backbones.plain_flux import golden, ids, plain, random_model
 from torch import Tensor
 
 from flowlab.backbones import save_diffusers
+from flowlab.backbones.condition import Condition
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
 from flowlab.backbones.reference_tokens import image_ids, reference_tokens, text_ids
 
@@ -143,6 +144,31 @@ def test_references_are_told_apart_by_their_order() -> None:
     given = model.velocity(latent, t, text, references=[own])
     assert (given - model.velocity(latent, t, text, references=[own[::-1]])).abs().max() > 1e-3
     assert (given - model.velocity(latent, t, text)).abs().max() > 1e-3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [[], [(2, 2), (4, 3)]])
+def test_a_window_stands_at_its_place_in_the_picture(sizes: list) -> None:
+    """Each sample has the ids of its own place; the plain version is told them."""
+    model = model_of("dense")
+    latent, t, text = inputs(2)
+    references = references_of([sizes] * 2) if sizes else None
+    places = torch.tensor([[0, 0], [3, 1]])
+    got = model(latent, t, Condition(text=text, references=references, origin=places)).velocity
+    for i, (row, column) in enumerate(places.tolist()):
+        one = slice(i, i + 1)
+        expected = plain(
+            model,
+            latent[one],
+            t[one],
+            text[one],
+            references=references[i] if references else (),
+            origin=(row, column),
+        )
+        torch.testing.assert_close(got[one], expected, rtol=0, atol=1e-5)
+    assert (got - model(latent, t, Condition(text=text, references=references)).velocity)[
+        1
+    ].abs().max() > 1e-3
 
 
 def test_gradients_of_a_ragged_batch_are_finite() -> None:

@@ -11,7 +11,7 @@ PARAMETERS = {
     "flux2_klein_4b": 3_875_544_576,
     "flux2_medium": 293_082_112,
     "flux2_small": 32_507_904,
-    "flux2_scenes": 4_584_448,
+    "flux2_scenes": 4_583_936,
     "flux2_tiny": 262_336,
     "flux1_dev": 11_901_408_320,
     "flux1_schnell": 11_891_178_560,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flowlab.data.scenes import SceneTable, sample, scene_edits, scenes
+from flowlab.data.scenes import SceneTable, render, sample, scene_edits, scenes
 from flowlab.data.scenes_objects import (
     BACKGROUNDS,
     COLOURS,
@@ -20,7 +20,7 @@ from flowlab.data.scenes_objects import (
     rgb_of,
     size_word,
 )
-from flowlab.data.scenes_sample import MIN_CONTRAST, SPLITS, draw_table, drawable, held_out_of
+from flowlab.data.scenes_sample import MIN_CONTRAST, SPLITS, allowed, draw_table, drawable, held_out_of
 
 ROWS = torch.arange(3000)
 TRAIN, HELDOUT = (draw_table(ROWS, split=split) for split in SPLITS)
@@ -129,6 +129,16 @@ def test_edits_read(num):
     assert batch.text == tuple(item.instruction for item in dataset.edits(rows))
 
 
+@pytest.mark.parametrize("num", [1, 2, 3])
+def test_scenes_of_a_number_of_objects(num):
+    data, every = scenes("heldout", num_images=64, num_objects=num), torch.arange(64)
+    drawn = data.scenes(every)
+    assert {len(scene.objects) for scene in drawn} == {num}
+    assert all(prompt.asked["count"] == num for prompt in data.prompts(every))
+    assert torch.equal(data.read(every).pixels, render(drawn, 64))
+    assert allowed(data.table(every), "heldout").all()
+
+
 def test_identity_changes_with_every_setting():
     variants = [
         scenes("train"),
@@ -137,6 +147,8 @@ def test_identity_changes_with_every_setting():
         scenes("train", num_images=9),
         scenes("train", resolution=32),
         scenes("train", style="json"),
+        scenes("train", num_objects=1),
+        scenes("train", num_objects=2),
         scene_edits("train"),
         scene_edits("heldout"),
         scene_edits("train", num_references=2),
@@ -167,6 +179,7 @@ def test_words_of_places_sizes_and_relations():
         (lambda: scenes("test"), "unknown split of scenes 'test'; choose from: train, heldout"),
         (lambda: scenes("train", num_images=0), "num_images=0, .*at least 1 image"),
         (lambda: scenes("train", resolution=48), "resolution=48; .* 32, 64, 128, 256 pixels"),
+        (lambda: scenes("train", num_objects=4), "num_objects=4; a scene has 1 to 3"),
         (
             lambda: scenes("train", style="verse"),
             "unknown style of caption 'verse'; choose",

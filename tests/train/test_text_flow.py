@@ -22,7 +22,7 @@ from flowlab.core.pixels import to_float
 from flowlab.core.weights import read_weights
 from flowlab.data.batch import Batch
 from flowlab.data.captioned import LISTING
-from flowlab.data.scenes import scene_edits, scenes
+from flowlab.data.scenes import boxes, scene_edits, scenes
 from flowlab.text.base import TextFeatures
 from flowlab.text.embedded import EmbeddedText
 from flowlab.train import text_flow
@@ -112,6 +112,50 @@ def test_edits_are_listed_as_often_as_asked(cache):
     assert thrice.prompts == once.prompts[:12] + [prompt for prompt in once.prompts[12:] for _ in range(3)]
     assert thrice.caches[1].folder == once.caches[1].folder and thrice.identity != once.identity
     assert FEW.at_most(4) == replace(FEW, times_edits=3).at_most(4)
+
+
+def test_windows_hold_the_whole_object_and_their_caption(cache):
+    few = replace(FEW, json=0, one_reference=0, two_references=0, lone=64, times_lone=2)
+    data = text_flow.dataset(config(cache, scenes=few))
+    assert data.names == ("text", "lone 2 x 2", "lone 3 x 3") and len(data) == 8 + 2 * 64
+    drawn = scenes("train", num_images=64, resolution=32, num_objects=1)
+    every = torch.arange(64)
+    said = [prompt.text for prompt in drawn.prompts(every)]
+    box = dict(zip(said, boxes(drawn.table(every))[:, 0] * 4, strict=True))
+    origins = set()
+    for group, side in ((1, 2), (2, 3)):
+        batch = data.read(torch.nonzero(data.groups == group).flatten())
+        assert batch.windows is not None and batch.text is not None
+        assert {window[2] for window in batch.windows} == {side}
+        for prompt, (row, column, _) in zip(batch.text, batch.windows, strict=True):
+            left, top, right, bottom = box[prompt].tolist()
+            assert (
+                0 <= column <= left
+                and right <= column + side <= 4
+                and 0 <= row <= top
+                and bottom <= row + side <= 4
+            )
+            origins.add((row, column))
+    assert len(origins) > 4  # not always in one corner
+
+
+def test_what_is_learnt_of_a_window_is_its_part_of_the_latent(cache, tmp_path):
+    settings = config(cache, scenes=ScenesConfig(text=0, json=0, one_reference=0, two_references=0, lone=64))
+    data, state = fresh(settings)
+    shake(state.modules["model"])
+    batch = data.read(torch.nonzero(data.groups == 1).flatten()[:4])
+    assert batch.windows is not None and batch.text is not None
+    whole, part = text_flow._latent(state.fixed.autoencoder, batch), text_flow._target(state.fixed, batch)
+    for one, cut, (row, column, side) in zip(whole, part, batch.windows, strict=True):
+        assert torch.equal(cut, one[:, row : row + side, column : column + side])
+    told = text_flow._condition(
+        state.fixed, state.modules["model"], batch, torch.zeros(4, dtype=torch.bool), torch.ones(4)
+    )
+    assert told.origin is not None and told.origin.tolist() == [list(window[:2]) for window in batch.windows]
+    assert told.text.shape[1] == settings.window_tokens
+    assert all(EmbeddedText().num_tokens(prompt) <= settings.window_tokens for prompt in data.prompts)
+    _, records = steps(settings, tmp_path / "run")
+    assert len(records) == 6 and all(v.isfinite() for record in records for v in record.scalars.values())
 
 
 def folder_of_pictures(root: Path) -> Path:
@@ -359,6 +403,8 @@ def test_a_flux1_learns_from_cached_tokens_and_their_pooled_vector(cache, tmp_pa
             "give at least one example",
         ),
         ({"scenes": ScenesConfig(times_edits=0)}, "times_edits is 0; give 1 or more"),
+        ({"scenes": ScenesConfig(times_lone=0)}, "times_lone is 0; give 1 or more"),
+        ({"window_tokens": 0}, "window_tokens is 0; give at least 1"),
         ({"text": "bert"}, "unknown text encoder .* 'bert'"),
     ],
 )

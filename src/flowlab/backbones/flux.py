@@ -30,7 +30,13 @@ from flowlab.backbones.flux_inputs import (
 )
 from flowlab.backbones.flux_spec import ROUNDINGS, FluxSpec
 from flowlab.backbones.output import Output
-from flowlab.backbones.reference_tokens import ReferenceTokens, image_ids, reference_tokens, text_ids
+from flowlab.backbones.reference_tokens import (
+    ReferenceTokens,
+    image_ids,
+    joined_ids,
+    reference_tokens,
+    text_ids,
+)
 from flowlab.backbones.tokens import patchify, unpatchify
 from flowlab.layers.embeddings import TimeEmbedding, VectorEmbedding
 from flowlab.layers.modulation import Modulation
@@ -88,6 +94,7 @@ class Flux(nn.Module, ABC):
             pooled=condition.pooled,
             guidance=condition.guidance,
             references=condition.references,
+            origin=condition.origin,
             concat=condition.concat,
         )
         return self.denoise(x_t, t, prepared, keep)
@@ -130,11 +137,13 @@ class Flux(nn.Module, ABC):
         guidance: Tensor | None = None,
         references: Sequence[Sequence[Tensor]] | None = None,
         reference_cache: ReferenceCache | None = None,
+        origin: Tensor | None = None,
         concat: Tensor | None = None,
         times: Tensor | None = None,
     ) -> Prepared:
         """All that `denoise` can share between steps, for latents of `size` (rows, columns).
 
+        `origin` (B, 2) says where in its picture each latent begins, if it is a window (Condition).
         `times` (T,): the grid of a sampler, whose modulations are then computed here, once; `denoise` at any
         other time answers NaN, since looking for it on the host would wait for the device.
         """
@@ -147,7 +156,7 @@ class Flux(nn.Module, ABC):
         vector = self._vector(pooled, guidance, batch)
         if given is not None and self.caches_references:
             reference_cache, given = self._run_alone(given, vector), None
-        check_condition(self.spec, text, given is not None, reference_cache, concat, size)
+        check_condition(self.spec, text, given is not None, reference_cache, origin, concat, size)
         return Prepared(
             size=size,
             text=self.txt_in(text.to(dtype)),
@@ -155,7 +164,7 @@ class Flux(nn.Module, ABC):
             cache=reference_cache,
             concat=None if concat is None else patchify(concat).to(dtype),
             vector=vector,
-            around=self._around(text, size, given, reference_cache),
+            around=self._around(text, size, origin, given, reference_cache),
             times=times if times is None else times.to(text.device, torch.float32),
             modulations=None if times is None else self._table(times.to(text.device), vector, batch),
         )
@@ -191,8 +200,10 @@ class Flux(nn.Module, ABC):
         return Output(velocity.to(latent.dtype), hidden)
 
     def initialise(self) -> None:
-        """Xavier-uniform and zero bias; N(0, 0.02) for time, guidance and pooled text; zero modulations and
-        output, as in DiT.
+        """Xavier-uniform and zero bias; zero modulations and output, as in DiT.
+
+        Time, guidance and pooled text are embedded at unit size (He's normal): with DiT's N(0, 0.02) they
+        are 50 times smaller, and modulations that start at zero learn as much slower (docs/log.md).
         """
         if self.img_in.weight.is_meta:  # nothing to fill, and torch would import its compiler to do so
             return
@@ -203,8 +214,8 @@ class Flux(nn.Module, ABC):
                     nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, (TimeEmbedding, VectorEmbedding)):
-                nn.init.normal_(module.in_layer.weight, std=0.02)
-                nn.init.normal_(module.out_layer.weight, std=0.02)
+                nn.init.kaiming_normal_(module.in_layer.weight)
+                nn.init.kaiming_normal_(module.out_layer.weight)
         for layer in (*(layer.lin for layer in self.modulation_layers()), self.final_layer.linear):
             nn.init.zeros_(layer.weight)
 
@@ -267,17 +278,20 @@ class Flux(nn.Module, ABC):
         self,
         text: Tensor,
         size: tuple[int, int],
+        origin: Tensor | None,
         given: ReferenceTokens | None,
         cache: ReferenceCache | None,
     ) -> Surroundings:
         """RoPE of [text, target, references], and the mask of padded references."""
         axes, device = self.spec.axes, text.device
-        ids = [text_ids(text.shape[1], len(axes), device), image_ids(*size, len(axes), device=device)]
-        own = sum(len(part) for part in ids)
+        ids = [
+            text_ids(text.shape[1], len(axes), device),
+            image_ids(*size, len(axes), origin=origin, device=device),
+        ]
+        own = sum(part.shape[-2] for part in ids)
         if given is not None:
-            places = given.ids.to(device)
-            ids = [part.expand(*places.shape[:-2], *part.shape) for part in ids] + [places]
-        table = rope_planes(torch.cat(ids, dim=-2), axes, self.spec.theta)
+            ids.append(given.ids.to(device))
+        table = rope_planes(joined_ids(ids), axes, self.spec.theta)
         padding = given.mask if given is not None else cache.mask if cache is not None else None
         if padding is None:
             return Surroundings(table)

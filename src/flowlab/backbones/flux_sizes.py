@@ -34,7 +34,7 @@ def _flux1(double: int, in_channels: int = 64, guidance: bool = True) -> Flux1Sp
     )
 
 
-_SCENES = {"channels": 32, "axes": (16, 16, 16, 16)}
+_SCENES = {"channels": 32, "axes": (8, 8, 8, 8)}
 
 FLUX_SIZES: dict[str, Flux1Spec | Flux2Spec] = {
     #                        width  heads  double  single  text         parameters
@@ -43,7 +43,7 @@ FLUX_SIZES: dict[str, Flux1Spec | Flux2Spec] = {
     "flux2_klein_4b": _flux2(3072, 24, 5, 20, 7680),  #              3,875,544,576
     "flux2_medium": _flux2(1024, 8, 4, 12, 1024),  #                     293,082,112
     "flux2_small": _flux2(512, 4, 2, 4, 512),  #                        32,507,904
-    "flux2_scenes": _flux2(192, 3, 2, 4, 128, **_SCENES),  #             4,584,448
+    "flux2_scenes": _flux2(192, 6, 2, 4, 128, **_SCENES),  #             4,583,936
     "flux2_tiny": _flux2(64, 2, 1, 1, 128, channels=32, axes=(8, 8, 8, 8)),  # 262,336; for rehearsals
     #                  double  in
     "flux1_dev": _flux1(19),  #                         11,901,408,320; Kontext and Krea too

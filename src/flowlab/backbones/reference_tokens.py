@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowlab.backbones.tokens import grid_positions
 
-__all__ = ["ReferenceTokens", "image_ids", "reference_tokens", "text_ids"]
+__all__ = ["ReferenceTokens", "image_ids", "joined_ids", "reference_tokens", "text_ids"]
 
 
 class ReferenceTokens(NamedTuple):
@@ -38,13 +39,29 @@ def text_ids(length: int, num_axes: int, device: torch.device | None = None) -> 
 
 
 def image_ids(
-    rows: int, columns: int, num_axes: int, t: int = 0, device: torch.device | None = None
+    rows: int,
+    columns: int,
+    num_axes: int,
+    t: int = 0,
+    origin: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
-    """(rows columns, num_axes) int64: (t, row, column, 0...) of each token."""
+    """(rows columns, num_axes) int64: (t, row, column, 0...) of each token.
+
+    With `origin` (B, 2), the row and column of each sample's first token, (B, rows columns, num_axes).
+    """
     ids = torch.zeros(rows * columns, num_axes, dtype=torch.int64, device=device)
     ids[:, 0] = t
     ids[:, 1:3] = grid_positions(rows, columns, device)
-    return ids
+    if origin is None:
+        return ids
+    return ids + F.pad(origin.to(ids), (1, num_axes - 3))[:, None]
+
+
+def joined_ids(parts: Sequence[Tensor]) -> Tensor:
+    """Positions (N_i, A) or (B, N_i, A) one after the other; of each sample its own where any part's are."""
+    batch = torch.broadcast_shapes(*(part.shape[:-2] for part in parts))
+    return torch.cat([part.expand(*batch, *part.shape[-2:]) for part in parts], dim=-2)
 
 
 def reference_tokens(

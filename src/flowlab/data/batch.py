@@ -47,6 +47,9 @@ class Batch:
     """(B, 3, H, W) uint8."""
     moments: tuple[Tensor, Tensor | None] | None = None
     """(mean, logvar or None) as the encoder emitted them, float (B, ...)."""
+    windows: tuple[tuple[int, int, int], ...] | None = None
+    """B rows of row, column and side, in tokens, of the square of a latent that is learnt; None = all of it.
+    One side for all."""
     label: Tensor | None = None
     """(B,) int64 class."""
     text: tuple[str, ...] | None = None

@@ -15,7 +15,7 @@ from flowlab.core.choices import lookup
 from flowlab.data.batch import Batch, checked
 from flowlab.data.scenes_captions import STYLES, Prompt, caption, prompts
 from flowlab.data.scenes_edits import Edit, changed, edit, edits
-from flowlab.data.scenes_objects import Scene, SceneObject, SceneTable
+from flowlab.data.scenes_objects import MAX_OBJECTS, Scene, SceneObject, SceneTable
 from flowlab.data.scenes_render import RESOLUTIONS, boxes, masks, render
 from flowlab.data.scenes_sample import SPLITS, draw_table, global_indices, sample
 
@@ -47,11 +47,22 @@ VERSION = 2
 
 
 def scenes(
-    split: str, *, num_images: int | None = None, resolution: int = 64, seed: int = 0, style: str = "words"
+    split: str,
+    *,
+    num_images: int | None = None,
+    resolution: int = 64,
+    seed: int = 0,
+    style: str = "words",
+    num_objects: int | None = None,
 ) -> Scenes:
-    """`num_images` scenes of `split` with a prompt each, in `style` (a key of STYLES)."""
+    """`num_images` scenes of `split` with a prompt each, in `style` (a key of STYLES).
+
+    Each shows `num_objects` of 1 to 3; None = any of these.
+    """
     lookup(STYLES, style, "style of caption")
-    return Scenes(split, _number(split, num_images, resolution), resolution, seed, style)
+    if num_objects is not None and not 1 <= num_objects <= MAX_OBJECTS:
+        raise ValueError(f"{num_objects=}; a scene has 1 to {MAX_OBJECTS} objects, None draws their number")
+    return Scenes(split, _number(split, num_images, resolution), resolution, seed, style, num_objects)
 
 
 def scene_edits(
@@ -73,9 +84,17 @@ class Scenes:
 
     num_classes = 0
 
-    def __init__(self, split: str, num_images: int, resolution: int, seed: int, style: str):
+    def __init__(
+        self,
+        split: str,
+        num_images: int,
+        resolution: int,
+        seed: int,
+        style: str,
+        num_objects: int | None = None,
+    ):
         self.split, self.resolution, self.seed, self.style = split, resolution, seed, style
-        self._num_images = num_images
+        self._num_images, self._num_objects = num_images, num_objects
 
     @property
     def identity(self) -> str:
@@ -83,6 +102,7 @@ class Scenes:
         return (
             f"scenes {self.split} version={VERSION} num_images={self._num_images} seed={self.seed} "
             f"resolution={self.resolution} style={self.style}"
+            + ("" if self._num_objects is None else f" num_objects={self._num_objects}")
         )
 
     def __len__(self) -> int:
@@ -92,14 +112,19 @@ class Scenes:
         """Pixels uint8 (B, 3, R, R) and prompts of scenes `indices` (B,); flipping would make prompts lie."""
         indices = checked(indices, len(self))
         _refuse(flip)
-        table = draw_table(indices, split=self.split, seed=self.seed)
+        table = self.table(indices)
         said = self._prompts(table.scenes(), indices)
         text = tuple(prompt.text for prompt in said)
         return Batch(index=indices, pixels=render(table, self.resolution), text=text)
 
     def scenes(self, indices: Tensor) -> list[Scene]:
         """The truth of scenes `indices` (B,)."""
-        return sample(checked(indices, len(self)), split=self.split, seed=self.seed)
+        return self.table(indices).scenes()
+
+    def table(self, indices: Tensor) -> SceneTable:
+        """The same as a struct of arrays."""
+        indices = checked(indices, len(self))
+        return draw_table(indices, split=self.split, seed=self.seed, num_objects=self._num_objects)
 
     def prompts(self, indices: Tensor) -> list[Prompt]:
         """The prompts of scenes `indices` (B,) with what each asks for; no pixel is drawn."""

@@ -63,10 +63,19 @@ def sample(indices: Tensor | Sequence[int], *, split: str, seed: int = 0) -> lis
     return draw_table(torch.as_tensor(indices), split=split, seed=seed).scenes()
 
 
-def draw_table(indices: Tensor, *, split: str, seed: int = 0, purpose: str = "scenes") -> SceneTable:
-    """The same as a struct of arrays; another `purpose` is another, independent scene of the same index."""
+def draw_table(
+    indices: Tensor, *, split: str, seed: int = 0, purpose: str = "scenes", num_objects: int | None = None
+) -> SceneTable:
+    """The same as a struct of arrays; another `purpose` is another, independent scene of the same index.
+
+    `num_objects` are in every scene; None = 1 to 3, each as likely.
+    """
     places = global_indices(indices, split)
-    count = 1 + Streams.for_samples(seed, places, purpose=f"{purpose} count").integers(MAX_OBJECTS, 1)[:, 0]
+    if num_objects is None:
+        drawn = Streams.for_samples(seed, places, purpose=f"{purpose} count").integers(MAX_OBJECTS, 1)
+        count = 1 + drawn[:, 0]
+    else:
+        count = torch.full((len(places),), num_objects)
     keys = Streams.for_samples(seed, places, purpose=purpose).keys
     table = _drawn(count, Streams(keys))
     pending, attempt = torch.nonzero(~allowed(table, split))[:, 0], 1

@@ -40,6 +40,7 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "ae_scale_imagenet": imagenet.ae_scale_imagenet,
     "ae_repae_imagenet": imagenet.ae_repae_imagenet,
     "rae_decoder_imagenet": imagenet.rae_decoder_imagenet,
+    "flux2_scenes_lone": text.flux2_scenes_lone,
     "flux2_scenes_text": text.flux2_scenes_text,
     "flux2_scenes_edit": text.flux2_scenes_edit,
     "flux2_scenes": text.flux2_scenes,

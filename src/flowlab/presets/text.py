@@ -1,7 +1,7 @@
 """Text to image and editing: the embedded FLUX.2 on `scenes`, and one of real size on a folder of captions.
 
-The embedded model climbs a ladder, each rung from the weights of the one before: text, then edits of one
-picture, then edits with a second picture. All rungs share their caches.
+The embedded model climbs a ladder, each rung from the weights of the one before: lone objects in windows,
+then whole scenes, then edits of one picture, then edits with a second picture. All rungs share their caches.
 """
 
 from __future__ import annotations
@@ -15,10 +15,24 @@ from flowlab.train.text_data import BucketsConfig
 from flowlab.train.text_flow import TextFlowConfig
 from flowlab.train.text_scenes import ScenesConfig
 
-__all__ = ["flux2_klein_4b_folder", "flux2_scenes", "flux2_scenes_edit", "flux2_scenes_text"]
+__all__ = [
+    "flux2_klein_4b_folder",
+    "flux2_scenes",
+    "flux2_scenes_edit",
+    "flux2_scenes_lone",
+    "flux2_scenes_text",
+]
 
-TEXT, EDIT = (f"runs/{name}/model.safetensors" for name in ("flux2_scenes_text", "flux2_scenes_edit"))
-ALL = ScenesConfig(text=32_000, json=8_000, one_reference=12_000, two_references=8_000)
+LONE, TEXT, EDIT = (f"runs/flux2_scenes_{name}/model.safetensors" for name in ("lone", "text", "edit"))
+ALL = ScenesConfig(text=32_000, json=8_000, one_reference=12_000, two_references=8_000, lone=48_000)
+
+
+def flux2_scenes_lone(debug: bool = False) -> TextFlowConfig:
+    """Rung 0: one object, its words and its shape, in windows. `flowlab train flux2_scenes_lone`."""
+    config = _scenes(num_steps=12_000, learning_rate=2e-3)
+    scenes = replace(ALL, text=0, json=0, one_reference=0, two_references=0)
+    config = replace(config, scenes=scenes, times=TimesConfig(distribution="ln", alpha=2.0))
+    return _rung(replace(config, loop=replace(config.loop, batch_size=48)), debug)
 
 
 def flux2_scenes_text(debug: bool = False) -> TextFlowConfig:

@@ -22,7 +22,7 @@ from flowlab.data.buckets import assign, bucket_sizes, report
 from flowlab.data.captioned import Pictures, captioned
 from flowlab.data.latents import LatentDataset, write_cache
 
-__all__ = ["BucketsConfig", "Encoder", "Example", "TextLatents", "folder_latents"]
+__all__ = ["BucketsConfig", "Encoder", "Example", "TextLatents", "Window", "folder_latents"]
 
 IN_MEMORY = 1 << 30
 """Bytes of a cache above which its files are mapped, not read."""
@@ -44,6 +44,14 @@ Place = tuple[int, int]
 """Of an encoded picture: the number of its cache and its row there."""
 
 
+class Window(NamedTuple):
+    """A square of a latent, in tokens."""
+
+    row: int
+    column: int
+    side: int
+
+
 class Example(NamedTuple):
     """What to learn from."""
 
@@ -51,6 +59,8 @@ class Example(NamedTuple):
     target: Place
     references: Sequence[Place]
     group: int
+    window: Window | None = None
+    """The part of the target that is learnt, of one side in all of a group; None = the whole."""
 
 
 class TextLatents:
@@ -101,9 +111,11 @@ class TextLatents:
         numbers, rows = torch.tensor([one.target for one in examples]).unbind(1)
         assert numbers.unique().numel() == 1, "a batch of text latents comes from one group"
         places = [one.references for one in examples]
+        windows = tuple(one.window for one in examples if one.window is not None)
         return Batch(
             index=indices,
             moments=self.caches[int(numbers[0])].read(rows).moments,
+            windows=windows or None,
             text=tuple(one.prompt for one in examples),
             references=self._means(places) if any(places) else None,
         )

@@ -76,6 +76,8 @@ class TextFlowConfig:
     caption_dropout: float = 0.1
     """Share of examples whose caption is replaced by the empty one, for classifier-free guidance; their
     references stay."""
+    window_tokens: int = 24
+    """Of a window's caption; the tokens behind are cut off, for scenes padding (19 is the longest)."""
     guidance_range: tuple[float, float] = (1.0, 1.0)
     """Of a model with the guidance embedding: scales, drawn uniformly, that it is told. At 1 it learns its
     own conditional velocity, which is what a distillation of guidance starts from."""
@@ -127,6 +129,8 @@ def validate(config: TextFlowConfig) -> None:
     config.scenes.validate()
     if not 0 <= config.channel_power <= 1:
         raise ValueError(f"channel_power is {config.channel_power}; give 0 (all channels alike) to 1")
+    if config.window_tokens < 1:
+        raise ValueError(f"window_tokens is {config.window_tokens}; give at least 1")
     low, high = config.guidance_range
     if not 0 <= config.caption_dropout < 1 or not 0 < low <= high:
         raise ValueError(
@@ -259,7 +263,16 @@ def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Itera
 
 
 def _target(fixed: Fixed, batch: Batch) -> Tensor:
-    return _latent(fixed.autoencoder, batch)
+    """Final latents, or their windows (B, C, side, side)."""
+    latent = _latent(fixed.autoencoder, batch)
+    if batch.windows is None:
+        return latent
+    return torch.stack(
+        [
+            one[:, row : row + side, column : column + side]
+            for one, (row, column, side) in zip(latent, batch.windows, strict=True)
+        ]
+    )
 
 
 @torch.no_grad()
@@ -280,15 +293,17 @@ def _guidance(config: TextFlowConfig, randomness: Randomness) -> Tensor:
 def _condition(fixed: Fixed, model: Any, batch: Batch, dropped: Tensor, guidance: Tensor) -> Condition:
     """What the model is told of a batch; captions `dropped` (B,) bool are the empty one."""
     assert batch.text is not None, "text models train on captions"
-    features = fixed.features(batch.text).to(dropped.device, torch.float32)
+    features, windows = fixed.features(batch.text).to(dropped.device, torch.float32), batch.windows
     pooled = features.pooled
     if pooled is not None and fixed.null.pooled is not None:
         pooled = torch.where(dropped[:, None], fixed.null.pooled, pooled)
+    tokens = torch.where(dropped[:, None, None], fixed.null.tokens, features.tokens)
     return Condition(
-        text=torch.where(dropped[:, None, None], fixed.null.tokens, features.tokens),
+        text=tokens if windows is None else tokens[:, : fixed.config.window_tokens],
         pooled=pooled,
         guidance=guidance if model.spec.guidance else None,
         references=_references(fixed.autoencoder, batch),
+        origin=None if windows is None else torch.tensor([row[:2] for row in windows], device=tokens.device),
     )
 
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from flowlab.core.files import read_json, write_json
+from flowlab.core.seeds import Streams
 from flowlab.data.batch import Batch, checked
 from flowlab.data.buckets import report
 from flowlab.data.latents import LatentDataset
-from flowlab.data.scenes import SceneEdits, scene_edits, scenes
-from flowlab.train.text_data import Encoder, Example, TextLatents
+from flowlab.data.scenes import SceneEdits, SceneTable, boxes, scene_edits, scenes
+from flowlab.train.text_data import Encoder, Example, TextLatents, Window
 
 __all__ = ["ScenesConfig", "scenes_latents"]
 
@@ -37,40 +38,49 @@ class ScenesConfig:
     """Edits of one picture."""
     two_references: int = 12_000
     """Edits with a second picture to take from."""
+    lone: int = 0
+    """Scenes of one object captioned in words, of which a window around the object is learnt at its place in
+    the whole: a third of the tokens, and none that shows nothing (Patch Diffusion, arXiv 2304.12526)."""
     times_edits: int = 1
     """How often each edit is listed: more, and edits are drawn more often without more of them."""
+    times_lone: int = 1
+    """Likewise of the windows."""
 
     def validate(self) -> None:
         """At least one example, no negative number."""
         counts = self._counts()
         if min(counts.values()) < 0 or not any(counts.values()):
             raise ValueError(f"scenes has {counts}; give at least one example, and no negative number")
-        if self.times_edits < 1:
-            raise ValueError(f"scenes.times_edits is {self.times_edits}; give 1 or more")
+        for name in ("times_edits", "times_lone"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"scenes.{name} is {getattr(self, name)}; give 1 or more")
 
     def at_most(self, count: int) -> ScenesConfig:
         """The same kinds with no more than `count` of each, each listed once."""
         return ScenesConfig(**{name: min(count, number) for name, number in self._counts().items()})
 
     def _counts(self) -> dict[str, int]:
-        return {name: number for name, number in asdict(self).items() if name != "times_edits"}
+        return {name: number for name, number in asdict(self).items() if not name.startswith("times")}
 
 
 def scenes_latents(split: str, config: ScenesConfig, encoder: Encoder, batch_size: int) -> TextLatents:
-    """Encoded scenes and edits; groups "text" (words and JSON), "one reference" and "two references"."""
+    """Encoded scenes and edits; groups "text" (words and JSON), "one reference", "two references", and "lone"
+    with the side of its windows."""
     parts = []
     if config.text + config.json:
         parts.append(_captioned(split, config.text, config.json, encoder))
     for num_references, num_images in ((1, config.one_reference), (2, config.two_references)):
         if num_images:
             parts.append(_edited(split, num_references, num_images, config.times_edits, encoder))
+    if config.lone:
+        parts += _lone(split, config.lone, config.times_lone, encoder)
     report([part.times * len(part.prompts) for part in parts], [part.name for part in parts], batch_size)
     return _joined(parts)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One group: example i has row i of the targets and rows n i to n i + n - 1 of the references."""
+    """One group: example i has row `rows[i]` of the targets and rows n i to n i + n - 1 of the references."""
 
     name: str
     prompts: Sequence[str]
@@ -78,6 +88,10 @@ class Part:
     references: LatentDataset | None = None
     times: int = 1
     """How often each example is listed."""
+    rows: Sequence[int] | None = None
+    """None = all, in order."""
+    windows: Sequence[Window] | None = None
+    """Of the targets; None = whole pictures."""
 
 
 def _joined(parts: Sequence[Part]) -> TextLatents:
@@ -87,7 +101,13 @@ def _joined(parts: Sequence[Part]) -> TextLatents:
         caches += [cache for cache in (part.targets, part.references) if cache is not None]
         each = 0 if part.references is None else len(part.references) // len(part.prompts)
         examples += [
-            Example(prompt, (target, i), [(reference, each * i + k) for k in range(each)], group)
+            Example(
+                prompt,
+                (target, i if part.rows is None else part.rows[i]),
+                [(reference, each * i + k) for k in range(each)],
+                group,
+                None if part.windows is None else part.windows[i],
+            )
             for i, prompt in enumerate(part.prompts)
             for _ in range(part.times)
         ]
@@ -132,6 +152,41 @@ def _edited(split: str, num_references: int, num_images: int, times: int, encode
 
     prompts = _kept(targets.folder / "prompts.json", say)
     return Part(name, prompts, targets, encoder.encoded(References(data)), times)
+
+
+def _lone(split: str, num_images: int, times: int, encoder: Encoder) -> list[Part]:
+    """Scenes of one object, a group for each side of their windows."""
+    resolution, stride = encoder.model.spec.resolution, encoder.model.spec.stride
+    data = scenes(split, num_images=num_images, resolution=resolution, num_objects=1)
+    targets, blocks = encoder.encoded(data), torch.arange(num_images).split(BLOCK)
+
+    def say() -> list[str]:
+        return [prompt.text for block in blocks for prompt in data.prompts(block)]
+
+    prompts = _kept(targets.folder / "prompts.json", say)
+    windows = torch.cat([_windows(data.table(block), block, resolution // stride) for block in blocks])
+    parts = []
+    for side in windows[:, 2].unique().tolist():
+        rows = torch.nonzero(windows[:, 2] == side).flatten().tolist()
+        own = [Window(*row) for row in windows[rows].tolist()]
+        name = f"lone {side} x {side}"
+        parts.append(Part(name, [prompts[i] for i in rows], targets, None, times, rows, own))
+    return parts
+
+
+def _windows(table: SceneTable, indices: Tensor, grid: int) -> Tensor:
+    """(B, 3) int64: row, column and side, in tokens, of a square that holds each scene's first object.
+
+    The picture is `grid` x `grid` tokens. A square is as small as holds the object's box wherever it lies
+    between tokens, but half the picture at least; of the places that it can have, the index draws one.
+    """
+    first, last = (boxes(table)[:, 0] * grid).unflatten(1, (2, 2)).flip(-1).unbind(1)  # (B, 2) row and column
+    side = ((last - first).amax(1, keepdim=True) + 1).ceil().clamp(grid // 2, grid)
+    lowest = (last - side).ceil().clamp(min=0)
+    highest = torch.minimum(first.floor(), grid - side)
+    draw = Streams.for_samples(0, indices, purpose="lone window").uniform(2)  # (B, 2)
+    origin = torch.lerp(lowest, highest + 1, draw).floor().clamp(max=highest)
+    return torch.cat([origin, side], 1).long()
 
 
 def _kept(file: Path, say: Callable[[], list[str]]) -> list[str]:
