@@ -104,7 +104,9 @@ def _scenes(num_steps: int, schedule: str = "constant", learning_rate: float = 1
         times=TimesConfig(distribution="ln", alpha=3.0),
         channel_power=0.5,
         precision="bfloat16",
-        optimiser=OptimiserConfig(learning_rate=learning_rate, schedule=schedule, warmup_images=3200),
+        optimiser=OptimiserConfig(
+            learning_rate=learning_rate, betas=(0.9, 0.99), schedule=schedule, warmup_images=3200
+        ),
         loop=LoopConfig(
             batch_size=32, num_steps=num_steps, save_steps=tuple(range(500, num_steps, 500)), keep=2
         ),
