@@ -23,7 +23,7 @@ from flowlab.core.files import read_json, write_json
 from flowlab.core.weights import read_weights, write_weights
 from flowlab.data.batch import Batch, Dataset, checked, in_order
 
-__all__ = ["DTYPES", "CachePlan", "LatentDataset", "write_cache"]
+__all__ = ["DTYPES", "CachePlan", "LatentDataset", "default_batch", "write_cache"]
 
 Encode = Callable[[Tensor], tuple[Tensor, Tensor | None]]
 Gate = Callable[[Iterator[Tensor]], str]

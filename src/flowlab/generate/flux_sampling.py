@@ -54,6 +54,7 @@ def _prepared(model: Flux, condition: Condition, size: tuple[int, int], times: T
         pooled=condition.pooled,
         guidance=condition.guidance,
         references=condition.references,
+        origin=condition.origin,
         concat=condition.concat,
         times=times.to(torch.float32),
     )

@@ -24,37 +24,35 @@ __all__ = [
 ]
 
 LONE, TEXT, EDIT = (f"runs/flux2_scenes_{name}/model.safetensors" for name in ("lone", "text", "edit"))
-ALL = ScenesConfig(text=32_000, json=8_000, one_reference=12_000, two_references=8_000, lone=48_000)
+ALL = ScenesConfig(text=32_000, json=8_000, one_reference=16_000, two_references=12_000, lone=48_000)
+NOTHING = {"text": 0, "json": 0, "one_reference": 0, "two_references": 0}
 
 
 def flux2_scenes_lone(debug: bool = False) -> TextFlowConfig:
-    """Rung 0: one object, its words and its shape, in windows. `flowlab train flux2_scenes_lone`."""
-    config = _scenes(num_steps=12_000, learning_rate=2e-3)
-    scenes = replace(ALL, text=0, json=0, one_reference=0, two_references=0)
-    config = replace(config, scenes=scenes, times=TimesConfig(distribution="ln", alpha=2.0))
-    return _rung(replace(config, loop=replace(config.loop, batch_size=48)), debug)
+    """Rung 0: the words of one object and its shape, in windows. `flowlab train flux2_scenes_lone`.
+
+    Encoding 48,000 scenes comes first, 4 minutes on one core of Zen 4.
+    """
+    config = _scenes(num_steps=12_000, batch_size=48, learning_rate=2e-3, alpha=2.0)
+    return _rung(replace(config, scenes=ScenesConfig(**{**NOTHING, "lone": ALL.lone})), debug)
 
 
 def flux2_scenes_text(debug: bool = False) -> TextFlowConfig:
-    """Rung 1: words, hex codes and JSON to pictures. `flowlab train flux2_scenes_text`.
+    """Rung 1: words, hex codes and JSON to pictures. `flowlab train flux2_scenes_text`, after rung 0.
 
-    Encoding 40,000 scenes comes first, 3 minutes on one core of Zen 4; a step of 32 images then takes 0.75 s
-    on one core and, with `--compile-blocks`, 0.37 s on two quiet ones. What ships began with these steps,
-    from weights that had seen 313,600 images in an earlier latent, and 800 more with the rate falling to
-    zero (results/flux2_scenes). From fresh weights it was not run, and needs more.
+    Half of what is drawn are windows, a quarter of the tokens.
     """
-    config = _scenes(num_steps=4000)
+    config = replace(_scenes(num_steps=5000), init=LONE)
     return _rung(replace(config, scenes=replace(ALL, one_reference=0, two_references=0)), debug)
 
 
 def flux2_scenes_edit(debug: bool = False) -> TextFlowConfig:
-    """Rung 2: and edits of one picture. `flowlab train flux2_scenes_edit`, after rung 1 in runs/.
+    """Rung 2: and edits of one picture. `flowlab train flux2_scenes_edit`, after rung 1.
 
-    Half of what is drawn are edits. The rate falls to zero, as this is what ships. With `--compile-blocks`
-    33 minutes on two cores, encoding apart; what ships warmed up over 1,600 images.
+    A quarter of what is drawn are edits, almost half of the tokens. The rate falls to zero.
     """
-    config = replace(_scenes(num_steps=3900, schedule="linear", learning_rate=8e-4), init=TEXT)
-    return _rung(replace(config, scenes=replace(ALL, two_references=0, times_edits=3)), debug)
+    config = replace(_scenes(num_steps=7500, schedule="linear"), init=TEXT)
+    return _rung(replace(config, scenes=replace(ALL, two_references=0, times_edits=2)), debug)
 
 
 def flux2_scenes(debug: bool = False) -> TextFlowConfig:
@@ -62,8 +60,8 @@ def flux2_scenes(debug: bool = False) -> TextFlowConfig:
 
     The rate falls to zero. Not run yet: neither its number nor its time is measured.
     """
-    config = _scenes(num_steps=8000, schedule="linear")
-    return _rung(replace(config, init=EDIT), debug)
+    config = replace(_scenes(num_steps=12_000, schedule="linear"), init=EDIT)
+    return _rung(replace(config, scenes=replace(ALL, times_edits=2)), debug)
 
 
 def flux2_klein_4b_folder(debug: bool = False) -> TextFlowConfig:
@@ -95,20 +93,26 @@ def flux2_klein_4b_folder(debug: bool = False) -> TextFlowConfig:
 # ---- shared settings ---------------------------------------------------------------------------------------
 
 
-def _scenes(num_steps: int, schedule: str = "constant", learning_rate: float = 1e-3) -> TextFlowConfig:
-    """As what ships was trained. In pilots AdamW beat Muon, and channel weights none (docs/log.md).
-    bfloat16 takes two thirds of float32's time on one core of Zen 4 (AVX-512 bf16).
+def _scenes(
+    num_steps: int,
+    schedule: str = "constant",
+    batch_size: int = 32,
+    learning_rate: float = 1.5e-3,
+    alpha: float = 3.0,
+) -> TextFlowConfig:
+    """What all rungs share. In pilots AdamW beat Muon, a second moment over 100 steps one over 1,000, and
+    channel weights none (docs/log.md). bfloat16 takes two thirds of float32's time on one core of Zen 4.
     """
     return TextFlowConfig(
         autoencoder="flux2_scenes",
-        times=TimesConfig(distribution="ln", alpha=3.0),
+        times=TimesConfig(distribution="ln", alpha=alpha),
         channel_power=0.5,
         precision="bfloat16",
         optimiser=OptimiserConfig(
             learning_rate=learning_rate, betas=(0.9, 0.99), schedule=schedule, warmup_images=3200
         ),
         loop=LoopConfig(
-            batch_size=32, num_steps=num_steps, save_steps=tuple(range(500, num_steps, 500)), keep=2
+            batch_size=batch_size, num_steps=num_steps, save_steps=tuple(range(500, num_steps, 500)), keep=2
         ),
     )
 

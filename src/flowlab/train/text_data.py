@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +18,10 @@ from flowlab.autoencoders.base import Autoencoder
 from flowlab.core.config import config_id
 from flowlab.core.devices import device_of
 from flowlab.core.pixels import to_float
-from flowlab.data.batch import Batch, Dataset, checked
+from flowlab.data.batch import Batch, Dataset, checked, in_order
 from flowlab.data.buckets import assign, bucket_sizes, report
 from flowlab.data.captioned import Pictures, captioned
-from flowlab.data.latents import LatentDataset, write_cache
+from flowlab.data.latents import LatentDataset, default_batch, write_cache
 
 __all__ = ["BucketsConfig", "Encoder", "Example", "TextLatents", "Window", "folder_latents"]
 
@@ -144,10 +145,11 @@ class Encoder:
     gate: bool
     """Whether the gate judges the model before each cache is written."""
 
-    def encoded(self, pictures: Dataset) -> LatentDataset:
+    def encoded(self, pictures: Dataset, judged_by: Dataset | None = None) -> LatentDataset:
         """The posterior means of `pictures`, from the cache where they are there.
 
-        The variance is not kept: FLUX.2 trains and edits on means.
+        The variance is not kept: FLUX.2 trains and edits on means. The gate judges by the pictures
+        `judged_by` where `pictures` are a chosen few, less varied than what the autoencoder learned.
         """
         model, device = self.model, device_of(self.model)
         folder = self.cache / f"{model.spec.name}_{config_id([model.identity, pictures.identity, 'mean'])}"
@@ -157,10 +159,16 @@ class Encoder:
             lambda images: (model.encode(to_float(images).to(device)).mean, None),
             identity=model.identity,
             dtype="float16",
-            gate=lambda images: gate.check(model, images, enabled=self.gate).outcome,
+            gate=partial(self._outcome, judged_by),
         )
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         return LatentDataset(folder, identity=model.identity, in_memory=size < IN_MEMORY)
+
+    def _outcome(self, judged_by: Dataset | None, images: Iterator[Tensor]) -> str:
+        if judged_by is not None:
+            batches = in_order(judged_by, batch_size=default_batch(judged_by.resolution))
+            images = (batch.pixels for batch in batches if batch.pixels is not None)
+        return gate.check(self.model, images, enabled=self.gate).outcome
 
 
 def folder_latents(

@@ -224,13 +224,13 @@ def _model(config: TextFlowConfig) -> Any:
 
 
 def _channel_weights(config: TextFlowConfig, data: TextLatents, autoencoder: Autoencoder) -> Tensor | None:
-    """From the first examples of each group."""
+    """From the first examples of each group; of groups of windows only where there are no others."""
     if config.channel_power == 0:
         return None
-    found = [
-        channel_sensitivity(autoencoder, _latent(autoencoder, batch.to(default_device())))
-        for batch in data.first(NUM_SENSED).values()
-    ]
+    batches = list(data.first(NUM_SENSED).values())
+    batches = [batch for batch in batches if batch.windows is None] or batches
+    latents = [_latent(autoencoder, batch.to(default_device())) for batch in batches]
+    found = [channel_sensitivity(autoencoder, latent) for latent in latents]
     return channel_weights(torch.stack(found).mean(0), config.channel_power)
 
 

@@ -158,7 +158,9 @@ def _lone(split: str, num_images: int, times: int, encoder: Encoder) -> list[Par
     """Scenes of one object, a group for each side of their windows."""
     resolution, stride = encoder.model.spec.resolution, encoder.model.spec.stride
     data = scenes(split, num_images=num_images, resolution=resolution, num_objects=1)
-    targets, blocks = encoder.encoded(data), torch.arange(num_images).split(BLOCK)
+    ordinary = scenes(split, num_images=num_images, resolution=resolution)
+    targets = encoder.encoded(data, judged_by=ordinary)
+    blocks = torch.arange(num_images).split(BLOCK)
 
     def say() -> list[str]:
         return [prompt.text for block in blocks for prompt in data.prompts(block)]
