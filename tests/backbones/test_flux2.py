@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from flowlab.backbones import Condition, build_flux, flux, flux_blocks
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
+from flowlab.backbones.flux_sizes import build_flux
 from flowlab.flow.samplers import euler
 from flowlab.flow.schedules import sampling_grid
 from flowlab.layers import embeddings
@@ -171,6 +172,11 @@ def test_a_fresh_model_answers_zero_and_learns() -> None:
     assert losses[-1] < losses[0] - 0.05
 
 
+def test_time_is_embedded_at_unit_size() -> None:
+    embedded = build_flux("flux2_scenes").time_in(torch.rand(64))
+    assert 0.6 < float(embedded.detach().std()) < 1.2
+
+
 def test_keep_returns_target_tokens_of_blocks_counted_through() -> None:
     model = random_model(Flux2Spec(**TINY))
     latent, t, text = inputs()
@@ -260,6 +266,8 @@ def test_guidance_is_never_dropped() -> None:
         ({"text": torch.zeros(2, 5, 32)}, "its own text encoder"),
         ({"pooled": torch.zeros(2, 12)}, "leave pooled out"),
         ({"concat": torch.zeros(2, 4, 4, 3)}, "this model takes none"),
+        ({"origin": torch.zeros(2, 3, dtype=torch.int64)}, "give row and column of each"),
+        ({"origin": torch.zeros(2, 2)}, r"float32; give row and column of each, \(2, 2\) integers"),
         ({"references": [[]]}, "1 lists of references for 2 samples"),
         ({"references": [[torch.zeros(4, 2, 2)], []]}, "reference 0 of sample 0"),
     ],

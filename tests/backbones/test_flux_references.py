@@ -12,8 +12,10 @@ from torch import Tensor
 
 from flowlab.backbones import save_diffusers
 from flowlab.backbones.condition import Condition
+from flowlab.backbones.flux1 import Flux1Spec
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
 from flowlab.backbones.reference_tokens import image_ids, reference_tokens, text_ids
+from flowlab.generate.flux_sampling import sample
 
 TINY: dict[str, Any] = {
     "channels": 8,
@@ -148,27 +150,43 @@ def test_references_are_told_apart_by_their_order() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", [[], [(2, 2), (4, 3)]])
-def test_a_window_stands_at_its_place_in_the_picture(sizes: list) -> None:
+@pytest.mark.parametrize("variant", ["dense", "kv", "flux1"])
+def test_a_window_stands_at_its_place_in_the_picture(variant: str, sizes: list) -> None:
     """Each sample has the ids of its own place; the plain version is told them."""
-    model = model_of("dense")
+    if variant == "flux1":
+        spec = {name: value for name, value in TINY.items() if name != "axes"}
+        model: Any = random_model(Flux1Spec(**spec, axes=(8, 12, 12), in_channels=8, pooled_width=6))
+        more = {"pooled": torch.ones(2, 6)}
+    else:
+        model, more = model_of(variant), {}
     latent, t, text = inputs(2)
     references = references_of([sizes] * 2) if sizes else None
     places = torch.tensor([[0, 0], [3, 1]])
-    got = model(latent, t, Condition(text=text, references=references, origin=places)).velocity
-    for i, (row, column) in enumerate(places.tolist()):
+    given: dict[str, Any] = {"text": text, "references": references, **more}
+    got = model(latent, t, Condition(**given, origin=places)).velocity
+    assert torch.equal(got, model.velocity(latent, t, **given, origin=places))
+    for i, origin in enumerate(places.tolist()):
         one = slice(i, i + 1)
-        expected = plain(
-            model,
-            latent[one],
-            t[one],
-            text[one],
-            references=references[i] if references else (),
-            origin=(row, column),
-        )
+        own = {name: value[one] for name, value in more.items()}
+        shown = references[i] if references else ()
+        expected = plain(model, latent[one], t[one], text[one], references=shown, origin=origin, **own)
         torch.testing.assert_close(got[one], expected, rtol=0, atol=1e-5)
-    assert (got - model(latent, t, Condition(text=text, references=references)).velocity)[
-        1
-    ].abs().max() > 1e-3
+    whole = model(latent, t, Condition(**given)).velocity
+    torch.testing.assert_close(got[0], whole[0], rtol=0, atol=1e-6)
+    assert (got[1] - whole[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_sampling_of_windows_equals_single_calls() -> None:
+    model = model_of("dense")
+    latent, t, text = inputs(2)
+    condition = Condition(text=text, origin=torch.tensor([[0, 0], [3, 1]]))
+    times = torch.tensor([1.0, 0.4, 0.0])
+    expected = latent
+    for now, then in zip(times, times[1:], strict=False):
+        velocity = model(expected, now.expand(2), condition).velocity
+        expected = expected + (then - now) * velocity
+    torch.testing.assert_close(sample(model, condition, None, latent, times), expected, rtol=0, atol=1e-5)
 
 
 def test_gradients_of_a_ragged_batch_are_finite() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from flowlab.data.batch import Batch, checked, in_order
+from flowlab.data.batch import Batch, Window, checked, in_order
 from flowlab.data.embedded import digits
 
 
@@ -15,6 +15,8 @@ def full_batch() -> Batch:
         pixels=torch.zeros(4, 3, 2, 2, dtype=torch.uint8),
         moments=(torch.arange(4.0)[:, None], None),
         text=("a", "b", "c", "d"),
+        windows=tuple(Window(i, 0, 2) for i in range(4)),
+        references=tuple((torch.full((1, 2, 2), i),) * i for i in range(4)),
         flip=torch.tensor([True, False, True, False]),
     )
 
@@ -22,6 +24,8 @@ def full_batch() -> Batch:
 def test_slice_cuts_every_field():
     part = full_batch()[1:3]
     assert len(part) == 2 and part.text == ("b", "c") and part.label is None
+    assert part.windows == (Window(1, 0, 2), Window(2, 0, 2))
+    assert part.references is not None and [len(row) for row in part.references] == [1, 2]
     assert part.index.tolist() == [1, 2] and part.flip is not None and part.flip.tolist() == [False, True]
     assert (
         part.moments is not None and part.moments[1] is None and part.moments[0].flatten().tolist() == [1, 2]
@@ -31,6 +35,8 @@ def test_slice_cuts_every_field():
 def test_to_moves_every_tensor_and_keeps_text():
     moved = full_batch().to("meta")
     assert moved.index.device.type == "meta" and moved.text == ("a", "b", "c", "d")
+    assert moved.windows == full_batch().windows and isinstance((moved.windows or ())[0], Window)
+    assert moved.references is not None and moved.references[3][2].device.type == "meta"
     assert moved.moments is not None and moved.moments[0].device.type == "meta" and moved.moments[1] is None
 
 

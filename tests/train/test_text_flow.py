@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,18 +22,18 @@ from flowlab.backbones.flux_sizes import FLUX_SIZES
 from flowlab.core.config import from_dict, to_dict
 from flowlab.core.pixels import to_float
 from flowlab.core.weights import read_weights
-from flowlab.data.batch import Batch
+from flowlab.data.batch import Batch, Window
 from flowlab.data.captioned import LISTING
 from flowlab.data.scenes import boxes, scene_edits, scenes
 from flowlab.text.base import TextFeatures
 from flowlab.text.embedded import EmbeddedText
-from flowlab.train import text_flow
+from flowlab.train import text_data, text_flow
 from flowlab.train.loop import LoopConfig, update
 from flowlab.train.run import RECIPES, start
 from flowlab.train.state import Randomness
 from flowlab.train.text_data import BucketsConfig
 from flowlab.train.text_flow import TEXT_FLOW, TextFlowConfig
-from flowlab.train.text_scenes import ScenesConfig
+from flowlab.train.text_scenes import LONE_TOKENS, ScenesConfig
 
 SHORT = LoopConfig(batch_size=4, num_steps=6, save_steps=(3,))
 FEW = ScenesConfig(text=8, json=4, one_reference=8, two_references=8)
@@ -109,53 +111,79 @@ def test_edits_are_listed_as_often_as_asked(cache):
     once, thrice = (
         text_flow.dataset(config(cache, scenes=replace(FEW, times_edits=times))) for times in (1, 3)
     )
+    lone = text_flow.dataset(config(cache, scenes=replace(LONE, times_lone=2)))
+    assert lone.prompts[::2] == lone.prompts[1::2] and len(lone) == 128
     assert thrice.prompts == once.prompts[:12] + [prompt for prompt in once.prompts[12:] for _ in range(3)]
     assert thrice.caches[1].folder == once.caches[1].folder and thrice.identity != once.identity
     assert FEW.at_most(4) == replace(FEW, times_edits=3).at_most(4)
 
 
-def test_windows_hold_the_whole_object_and_their_caption(cache):
-    few = replace(FEW, json=0, one_reference=0, two_references=0, lone=64, times_lone=2)
-    data = text_flow.dataset(config(cache, scenes=few))
-    assert data.names == ("text", "lone 2 x 2", "lone 3 x 3") and len(data) == 8 + 2 * 64
-    drawn = scenes("train", num_images=64, resolution=32, num_objects=1)
-    every = torch.arange(64)
+LONE = ScenesConfig(text=0, json=0, one_reference=0, two_references=0, lone=64)
+
+
+def test_windows_hold_the_whole_object_anywhere_in_them(cache):
+    data = text_flow.dataset(config(cache, scenes=replace(LONE, text=8)))
+    assert data.names == ("text", "lone 2 x 2", "lone 3 x 3") and len(data) == 8 + 64
+    drawn, every = scenes("train", num_images=64, resolution=32, num_objects=1), torch.arange(64)
     said = [prompt.text for prompt in drawn.prompts(every)]
     box = dict(zip(said, boxes(drawn.table(every))[:, 0] * 4, strict=True))
-    origins = set()
+    ends = set()
     for group, side in ((1, 2), (2, 3)):
         batch = data.read(torch.nonzero(data.groups == group).flatten())
         assert batch.windows is not None and batch.text is not None
-        assert {window[2] for window in batch.windows} == {side}
-        for prompt, (row, column, _) in zip(batch.text, batch.windows, strict=True):
+        assert {window.side for window in batch.windows} == {side}
+        for prompt, window in zip(batch.text, batch.windows, strict=True):
             left, top, right, bottom = box[prompt].tolist()
-            assert (
-                0 <= column <= left
-                and right <= column + side <= 4
-                and 0 <= row <= top
-                and bottom <= row + side <= 4
-            )
-            origins.add((row, column))
-    assert len(origins) > 4  # not always in one corner
+            for origin, first, last in ((window.row, top, bottom), (window.column, left, right)):
+                lowest, highest = max(math.ceil(last - side), 0), min(math.floor(first), 4 - side)
+                assert lowest <= origin <= highest
+                ends |= {origin - lowest, origin - highest} if lowest < highest else set()
+    assert ends == {-1, 0, 1}  # where a window may lie in two places, it is now in the one, now in the other
 
 
-def test_what_is_learnt_of_a_window_is_its_part_of_the_latent(cache, tmp_path):
-    settings = config(cache, scenes=ScenesConfig(text=0, json=0, one_reference=0, two_references=0, lone=64))
+def test_of_a_window_its_part_of_the_latent_is_learnt_at_its_place(cache, tmp_path):
+    settings = config(cache, scenes=LONE, caption_dropout=0.0)
     data, state = fresh(settings)
     shake(state.modules["model"])
     batch = data.read(torch.nonzero(data.groups == 1).flatten()[:4])
-    assert batch.windows is not None and batch.text is not None
-    whole, part = text_flow._latent(state.fixed.autoencoder, batch), text_flow._target(state.fixed, batch)
-    for one, cut, (row, column, side) in zip(whole, part, batch.windows, strict=True):
-        assert torch.equal(cut, one[:, row : row + side, column : column + side])
-    told = text_flow._condition(
-        state.fixed, state.modules["model"], batch, torch.zeros(4, dtype=torch.bool), torch.ones(4)
-    )
-    assert told.origin is not None and told.origin.tolist() == [list(window[:2]) for window in batch.windows]
-    assert told.text.shape[1] == settings.window_tokens
-    assert all(EmbeddedText().num_tokens(prompt) <= settings.window_tokens for prompt in data.prompts)
+    assert batch.windows is not None and batch.moments is not None and batch.text is not None
+    loss, (row, column, side), mean = loss_of(state, batch), batch.windows[0], batch.moments[0]
+    token = mean.shape[-1] // 4  # a side of it, in cells of the moments
+    within = torch.zeros(mean.shape[-2:], dtype=torch.bool)
+    within[token * row : token * (row + side), token * column : token * (column + side)] = True
+    inside, outside = mean.clone(), mean.clone()
+    inside[0, :, within] += 1
+    outside[0, :, ~within] += 1
+    changes = {
+        "inside": replace(batch, moments=(inside, None)),
+        "place": replace(batch, windows=(Window((row + 1) % 2, column, side), *batch.windows[1:])),
+        "caption": replace(batch, text=("", *batch.text[1:])),
+    }
+    for name, other in changes.items():
+        assert (loss_of(state, other) != loss).tolist() == [True, False, False, False], name
+    assert torch.equal(loss_of(state, replace(batch, moments=(outside, None))), loss)
     _, records = steps(settings, tmp_path / "run")
     assert len(records) == 6 and all(v.isfinite() for record in records for v in record.scalars.values())
+
+
+def test_captions_of_windows_stay_whole(cache):
+    data = text_flow.dataset(config(cache, scenes=LONE))
+    assert max(EmbeddedText().num_tokens(prompt) for prompt in data.prompts) <= LONE_TOKENS
+    many = scenes("train", num_images=4000, num_objects=1).prompts(torch.arange(4000))
+    assert max(EmbeddedText().num_tokens(prompt.text) for prompt in many) == LONE_TOKENS
+
+
+def test_the_gate_judges_lone_objects_by_ordinary_scenes(cache, tmp_path, monkeypatch):
+    seen = []
+
+    def check(model, images, enabled):
+        seen.append(torch.cat(list(images)))
+        return SimpleNamespace(outcome="passed")
+
+    monkeypatch.setattr(text_data.gate, "check", check)
+    text_flow.dataset(config(tmp_path, scenes=LONE))
+    ordinary = scenes("train", num_images=64, resolution=32)
+    assert len(seen) == 1 and torch.equal(seen[0], ordinary.read(torch.arange(64)).pixels)
 
 
 def folder_of_pictures(root: Path) -> Path:
@@ -208,13 +236,14 @@ def test_resume_equals_an_uninterrupted_run_to_the_bit(cache, tmp_path):
         assert all(torch.equal(a, b) for a, b in zip(once.parameters(), twice.parameters(), strict=True))
 
 
-def test_micro_batches_give_the_gradient_of_the_whole(cache):
+@pytest.mark.parametrize(("kinds", "rows"), [(FEW, (20, 24)), (LONE, (0, 4))])
+def test_micro_batches_give_the_gradient_of_the_whole(cache, kinds, rows):
     found = []
     for micro in (0, 2):
-        settings = config(cache, loop=replace(SHORT, micro_batch_size=micro))
+        settings = config(cache, scenes=kinds, loop=replace(SHORT, micro_batch_size=micro))
         data, state = fresh(settings)
         shake(state.modules["model"])
-        scalars = update(TEXT_FLOW, state, data.read(torch.arange(20, 24)), settings.loop, trouble(state))
+        scalars = update(TEXT_FLOW, state, data.read(torch.arange(*rows)), settings.loop, trouble(state))
         found.append((scalars, [p.detach().clone() for p in state.modules["model"].parameters()]))
     torch.testing.assert_close(found[0][0]["gradient_norm/flow"], found[1][0]["gradient_norm/flow"])
     torch.testing.assert_close(found[0][0]["flow"], found[1][0]["flow"])
@@ -326,8 +355,21 @@ def test_export_starts_the_next_rung_and_names_its_parts(cache, tmp_path):
     _, second = fresh(config(cache, init=str(file)))
     own, ema = second.modules["model"].state_dict(), state.emas["model"].module.state_dict()
     assert all(torch.equal(own[name], ema[name]) and torch.equal(saved[name], ema[name]) for name in ema)
-    with pytest.raises(ValueError, match="but tiny_guided is"):
+    with pytest.raises(ValueError, match="is no tiny_guided, it has guidance False and not True"):
         fresh(config(cache, init=str(file), backbone="tiny_guided"))
+
+
+def test_preview_of_a_window_stands_at_its_place(cache):
+    """As the model would draw it there, and not in the corner."""
+    _, state = fresh(config(cache, scenes=LONE, loop=replace(SHORT, seed=3)))
+    shake(state.emas["model"].module)
+    name, batch = next((n, b) for n, b in state.fixed.previews.items() if max(w.row for w in b.windows) > 0)
+    side = batch.windows[0].side
+    assert TEXT_FLOW.preview(state)[name].shape == (2 * len(batch), 3, 8 * side, 8 * side)
+    drawn = text_flow._sampled(state, batch)
+    corner = replace(batch, windows=tuple(Window(0, 0, side) for _ in batch.windows))
+    same = (drawn == text_flow._sampled(state, corner)).flatten(1).all(1).tolist()
+    assert same == [window[:2] == (0, 0) for window in batch.windows]
 
 
 def test_preview_lays_references_target_and_sample_side_by_side(cache):
@@ -404,7 +446,8 @@ def test_a_flux1_learns_from_cached_tokens_and_their_pooled_vector(cache, tmp_pa
         ),
         ({"scenes": ScenesConfig(times_edits=0)}, "times_edits is 0; give 1 or more"),
         ({"scenes": ScenesConfig(times_lone=0)}, "times_lone is 0; give 1 or more"),
-        ({"window_tokens": 0}, "window_tokens is 0; give at least 1"),
+        ({"scenes": LONE, "window_tokens": 18}, "window_tokens is 18; give 19 or more"),
+        ({"scenes": LONE, "text": "some/folder"}, "scenes.lone is 64; windows need text='embedded'"),
         ({"text": "bert"}, "unknown text encoder .* 'bert'"),
     ],
 )

@@ -22,8 +22,8 @@ class Condition:
     """(B,) the embedded guidance scale, such as 4.0; needed by models that have the embedding."""
     references: Sequence[Sequence[Tensor]] | None = None
     """One list per sample of latents (C, h, w), any number and size of them."""
+    concat: Tensor | None = None
+    """(B, in_channels - C, h, w), laid beside the latent's channels: FLUX.1 Fill, Canny and Depth."""
     origin: Tensor | None = None
     """(B, 2) int64: row and column, in tokens, of the latent within the picture that it is a window of; None
     = the picture itself."""
-    concat: Tensor | None = None
-    """(B, in_channels - C, h, w), laid beside the latent's channels: FLUX.1 Fill, Canny and Depth."""

@@ -110,12 +110,14 @@ class Flux(nn.Module, ABC):
         references: Sequence[Sequence[Tensor]] | None = None,
         reference_cache: ReferenceCache | None = None,
         concat: Tensor | None = None,
+        origin: Tensor | None = None,
     ) -> Tensor:
         """noise - data (B, C, h, w) in the latent's dtype, computed in the precision of the weights.
 
         latent (B, C, h, w); t (B,), 1 is noise; text (B, L, text_width); pooled (B, pooled_width); guidance
         (B,), the scale itself; references: per sample a list of latents (C, h, w); concat (B, in_channels -
-        C, h, w). What the model needs and does not get, or gets and does not take, is a ValueError.
+        C, h, w); origin (B, 2), of windows (Condition). What the model needs and does not get, or gets and
+        does not take, is a ValueError.
         """
         prepared = self.prepare(
             (latent.shape[-2], latent.shape[-1]),
@@ -125,6 +127,7 @@ class Flux(nn.Module, ABC):
             references=references,
             reference_cache=reference_cache,
             concat=concat,
+            origin=origin,
         )
         return self.denoise(latent, t, prepared).velocity
 
@@ -202,8 +205,8 @@ class Flux(nn.Module, ABC):
     def initialise(self) -> None:
         """Xavier-uniform and zero bias; zero modulations and output, as in DiT.
 
-        Time, guidance and pooled text are embedded at unit size (He's normal): with DiT's N(0, 0.02) they
-        are 50 times smaller, and modulations that start at zero learn as much slower (docs/log.md).
+        Time, guidance and pooled text are embedded at unit size (He's normal): DiT's N(0, 0.02) makes them 26
+        times smaller at width 192 (7 at 3072), and what modulations that start at zero learn from them.
         """
         if self.img_in.weight.is_meta:  # nothing to fill, and torch would import its compiler to do so
             return

@@ -90,8 +90,9 @@ def check_condition(
     if concat is not None and concat.shape != (batch, beside, *size):
         wanted = f"({batch}, {beside}, {size[0]}, {size[1]})" if beside else "none"
         raise ValueError(f"concat is {tuple(concat.shape)}; this model takes {wanted}")
-    if origin is not None and origin.shape != (batch, 2):
-        raise ValueError(f"origin is {tuple(origin.shape)}; give row and column of each, ({batch}, 2)")
+    if origin is not None and (origin.shape != (batch, 2) or origin.is_floating_point()):
+        got = f"{tuple(origin.shape)} {origin.dtype}"
+        raise ValueError(f"origin is {got}; give row and column of each, ({batch}, 2) integers")
     if references and beside:
         raise ValueError("this model takes concat channels and no reference tokens; leave references out")
     if cache is not None and cache.batch != batch:

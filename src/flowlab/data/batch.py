@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Dataset", "checked", "in_order"]
+__all__ = ["Batch", "Dataset", "Window", "checked", "in_order"]
 
 
 class Dataset(Protocol):
@@ -37,6 +37,14 @@ class Dataset(Protocol):
         ...
 
 
+class Window(NamedTuple):
+    """A square of a latent, in tokens."""
+
+    row: int
+    column: int
+    side: int
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """B examples. A field is None where the dataset does not have it."""
@@ -47,9 +55,8 @@ class Batch:
     """(B, 3, H, W) uint8."""
     moments: tuple[Tensor, Tensor | None] | None = None
     """(mean, logvar or None) as the encoder emitted them, float (B, ...)."""
-    windows: tuple[tuple[int, int, int], ...] | None = None
-    """B rows of row, column and side, in tokens, of the square of a latent that is learnt; None = all of it.
-    One side for all."""
+    windows: tuple[Window, ...] | None = None
+    """Of each example the part of its latent that is learnt, one side for all; None = the whole latent."""
     label: Tensor | None = None
     """(B,) int64 class."""
     text: tuple[str, ...] | None = None
@@ -112,6 +119,8 @@ def _sliced(value: Any, rows: slice) -> Any:
 
 
 def _moved(value: Any, device: torch.device | str, non_blocking: bool) -> Any:
+    if isinstance(value, Window):
+        return value
     if isinstance(value, tuple):
         return tuple(_moved(item, device, non_blocking) for item in value)
     return value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value

@@ -57,7 +57,7 @@ def scenes(
 ) -> Scenes:
     """`num_images` scenes of `split` with a prompt each, in `style` (a key of STYLES).
 
-    Each shows `num_objects` of 1 to 3; None = any of these.
+    Each shows `num_objects` of 1 to 3; None = any of these. Scene i that has the number anyway is the same.
     """
     lookup(STYLES, style, "style of caption")
     if num_objects is not None and not 1 <= num_objects <= MAX_OBJECTS:
@@ -122,7 +122,7 @@ class Scenes:
         return self.table(indices).scenes()
 
     def table(self, indices: Tensor) -> SceneTable:
-        """The same as a struct of arrays."""
+        """The truth of scenes `indices` (B,) as a struct of arrays."""
         indices = checked(indices, len(self))
         return draw_table(indices, split=self.split, seed=self.seed, num_objects=self._num_objects)
 

@@ -19,7 +19,6 @@ from flowlab.data.scenes import Scenes, scenes
 from flowlab.data.scenes_corrupt import CORRUPTIONS, corrupted, mixed
 from flowlab.data.scenes_objects import SHAPES, Scene, SceneTable, position_of, relation, size_word
 from flowlab.data.scenes_render import distances
-from flowlab.data.scenes_sample import draw_table
 from flowlab.features import scene_reader
 from flowlab.features.scene_fit import CELLS, REACH
 from flowlab.features.scene_pieces import SIDE, Pieces, pieces
@@ -72,7 +71,7 @@ def objectives(state: TrainState, batch: Batch, randomness: Randomness) -> Itera
     (_, dataset), reader = state.fixed, state.modules["reader"]
     assert isinstance(dataset, Scenes) and isinstance(reader, SceneReader) and batch.pixels is not None
     index = batch.index.cpu()
-    truth = draw_table(index, split=dataset.split, seed=dataset.seed)
+    truth = dataset.table(index)
     found = pieces(mixed(batch.pixels.cpu(), randomness("spoil").to("cpu")))
     which, real = _matched(found, truth)
     read = reader.read(_moved(found, state.device))

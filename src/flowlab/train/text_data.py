@@ -18,12 +18,12 @@ from flowlab.autoencoders.base import Autoencoder
 from flowlab.core.config import config_id
 from flowlab.core.devices import device_of
 from flowlab.core.pixels import to_float
-from flowlab.data.batch import Batch, Dataset, checked, in_order
+from flowlab.data.batch import Batch, Dataset, Window, checked, in_order
 from flowlab.data.buckets import assign, bucket_sizes, report
 from flowlab.data.captioned import Pictures, captioned
 from flowlab.data.latents import LatentDataset, default_batch, write_cache
 
-__all__ = ["BucketsConfig", "Encoder", "Example", "TextLatents", "Window", "folder_latents"]
+__all__ = ["BucketsConfig", "Encoder", "Example", "TextLatents", "folder_latents"]
 
 IN_MEMORY = 1 << 30
 """Bytes of a cache above which its files are mapped, not read."""
@@ -43,14 +43,6 @@ class BucketsConfig:
 
 Place = tuple[int, int]
 """Of an encoded picture: the number of its cache and its row there."""
-
-
-class Window(NamedTuple):
-    """A square of a latent, in tokens."""
-
-    row: int
-    column: int
-    side: int
 
 
 class Example(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,7 +43,7 @@ from flowlab.train.text_data import (
     TextLatents,
     folder_latents,
 )
-from flowlab.train.text_scenes import ScenesConfig, scenes_latents
+from flowlab.train.text_scenes import LONE_TOKENS, ScenesConfig, scenes_latents
 
 __all__ = ["TEXT_FLOW", "TextFlowConfig"]
 
@@ -76,8 +76,8 @@ class TextFlowConfig:
     caption_dropout: float = 0.1
     """Share of examples whose caption is replaced by the empty one, for classifier-free guidance; their
     references stay."""
-    window_tokens: int = 24
-    """Of a window's caption; the tokens behind are cut off, for scenes padding (19 is the longest)."""
+    window_tokens: int = field(default=24, metadata={"in_id": "unless default"})
+    """Seen of a window's caption: those of `scenes.lone` have at most 19, so padding is cut."""
     guidance_range: tuple[float, float] = (1.0, 1.0)
     """Of a model with the guidance embedding: scales, drawn uniformly, that it is told. At 1 it learns its
     own conditional velocity, which is what a distillation of guidance starts from."""
@@ -129,8 +129,8 @@ def validate(config: TextFlowConfig) -> None:
     config.scenes.validate()
     if not 0 <= config.channel_power <= 1:
         raise ValueError(f"channel_power is {config.channel_power}; give 0 (all channels alike) to 1")
-    if config.window_tokens < 1:
-        raise ValueError(f"window_tokens is {config.window_tokens}; give at least 1")
+    if config.scenes.lone and config.dataset == "scenes":
+        _check_windows(config)
     low, high = config.guidance_range
     if not 0 <= config.caption_dropout < 1 or not 0 < low <= high:
         raise ValueError(
@@ -139,6 +139,16 @@ def validate(config: TextFlowConfig) -> None:
         )
     if config.init is not None and not Path(config.init).is_file():
         raise ValueError(f"init is {config.init!r}, where no file is; give a .safetensors file or None")
+
+
+def _check_windows(config: TextFlowConfig) -> None:
+    """Captions of windows must stay whole, and other encoders put padding or a template first."""
+    if config.text != "embedded":
+        raise ValueError(f"scenes.lone is {config.scenes.lone}; windows need text='embedded', or give 0")
+    if config.window_tokens < LONE_TOKENS:
+        raise ValueError(
+            f"window_tokens is {config.window_tokens}; give {LONE_TOKENS} or more, or captions are cut"
+        )
 
 
 def _is_place(name: str) -> bool:
@@ -218,9 +228,25 @@ def _model(config: TextFlowConfig) -> Any:
     if config.init is not None:
         start: Any = backbones.load(config.init)
         if start.spec != model.spec:
-            raise ValueError(f"init {config.init} is {start.spec}, but {config.backbone} is {model.spec}")
+            raise ValueError(_of_another_size(config, start.spec, model.spec))
         model = start
     return model.float().train().requires_grad_(True)
+
+
+def _of_another_size(config: TextFlowConfig, found: Any, wanted: Any) -> str:
+    """What differs between the model in `init` and the one that is asked for."""
+    if type(found) is not type(wanted):
+        kinds = [type(spec).__name__.removesuffix("Spec") for spec in (found, wanted)]
+        return f"init {config.init} is a {kinds[0]}, {config.backbone} a {kinds[1]}; give another of the two"
+    differing = [
+        f"{one.name} {getattr(found, one.name)} and not {getattr(wanted, one.name)}"
+        for one in fields(wanted)
+        if getattr(found, one.name) != getattr(wanted, one.name)
+    ]
+    return (
+        f"init {config.init} is no {config.backbone}, it has {', '.join(differing)};"
+        " give weights of that size or another backbone"
+    )
 
 
 def _channel_weights(config: TextFlowConfig, data: TextLatents, autoencoder: Autoencoder) -> Tensor | None:
@@ -303,7 +329,9 @@ def _condition(fixed: Fixed, model: Any, batch: Batch, dropped: Tensor, guidance
         pooled=pooled,
         guidance=guidance if model.spec.guidance else None,
         references=_references(fixed.autoencoder, batch),
-        origin=None if windows is None else torch.tensor([row[:2] for row in windows], device=tokens.device),
+        origin=None
+        if windows is None
+        else torch.tensor([window[:2] for window in windows], device=tokens.device),
     )
 
 

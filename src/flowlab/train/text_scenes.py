@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,23 +11,26 @@ from torch import Tensor
 
 from flowlab.core.files import read_json, write_json
 from flowlab.core.seeds import Streams
-from flowlab.data.batch import Batch, checked
+from flowlab.data.batch import Batch, Window, checked
 from flowlab.data.buckets import report
 from flowlab.data.latents import LatentDataset
 from flowlab.data.scenes import SceneEdits, SceneTable, boxes, scene_edits, scenes
-from flowlab.train.text_data import Encoder, Example, TextLatents, Window
+from flowlab.train.text_data import Encoder, Example, TextLatents
 
-__all__ = ["ScenesConfig", "scenes_latents"]
+__all__ = ["LONE_TOKENS", "ScenesConfig", "scenes_latents"]
 
 BLOCK = 512
 """Prompts made at once."""
+LONE_TOKENS = 19
+"""Of the longest caption of one object in the embedded encoder: "a large dotted #12ABEF oval at the top left
+on a dark background"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesConfig:
     """How many examples of each kind, which is also how often each is drawn.
 
-    A kind of 0 is left out, so that a ladder (text, then one reference, then two) keeps its caches.
+    A kind of 0 is left out, so that a ladder (windows, text, one reference, two) keeps its caches.
     """
 
     text: int = 40_000
@@ -38,12 +41,12 @@ class ScenesConfig:
     """Edits of one picture."""
     two_references: int = 12_000
     """Edits with a second picture to take from."""
-    lone: int = 0
+    lone: int = field(default=0, metadata={"in_id": "unless default"})
     """Scenes of one object captioned in words, of which a window around the object is learnt at its place in
-    the whole: a third of the tokens, and none that shows nothing (Patch Diffusion, arXiv 2304.12526)."""
+    the whole: a third of the tokens, and most of them show it (Patch Diffusion, arXiv 2304.12526)."""
     times_edits: int = 1
     """How often each edit is listed: more, and edits are drawn more often without more of them."""
-    times_lone: int = 1
+    times_lone: int = field(default=1, metadata={"in_id": "unless default"})
     """Likewise of the windows."""
 
     def validate(self) -> None:
@@ -80,7 +83,7 @@ def scenes_latents(split: str, config: ScenesConfig, encoder: Encoder, batch_siz
 
 @dataclass(frozen=True)
 class Part:
-    """One group: example i has row `rows[i]` of the targets and rows n i to n i + n - 1 of the references."""
+    """One group: example i has row `rows[i]` of the targets, n i to n i + n - 1 of the references."""
 
     name: str
     prompts: Sequence[str]
