@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from flowlab.backbones import Condition, build_flux, flux, flux_blocks
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
-from flowlab.backbones.flux_sizes import build_flux
 from flowlab.flow.samplers import euler
 from flowlab.flow.schedules import sampling_grid
 from flowlab.layers import embeddings
