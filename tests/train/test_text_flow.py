@@ -99,6 +99,16 @@ def test_scenes_are_encoded_with_their_prompts_and_references(cache):
     torch.testing.assert_close(torch.stack(batch.references[0]), means(pictures[0]), atol=2e-3, rtol=1e-3)
 
 
+def test_dense_captions_are_of_the_same_pictures(cache):
+    plain, dense = (text_flow.dataset(config(cache, scenes=replace(FEW, dense=count))) for count in (0, 10))
+    assert dense.caches[0].folder == plain.caches[0].folder and len(dense) == len(plain) + 10
+    assert dense.prompts[:12] == plain.prompts[:12] and dense.groups.tolist() == [0] * 22 + [1] * 8 + [2] * 8
+    twice = dense.read(torch.tensor([3, 15]))
+    assert twice.moments is not None and torch.equal(*twice.moments[0])
+    said = scenes("train", num_images=12, resolution=32, style="dense").prompts(torch.tensor([3]))
+    assert twice.text == (dense.prompts[3], said[0].text)
+
+
 def test_a_kind_of_none_keeps_the_other_caches(cache):
     """The first rung of the ladder reads what the last one does."""
     data = text_flow.dataset(config(cache, scenes=replace(FEW, one_reference=0, two_references=0)))
@@ -445,6 +455,7 @@ def test_a_flux1_learns_from_cached_tokens_and_their_pooled_vector(cache, tmp_pa
             "give at least one example",
         ),
         ({"scenes": ScenesConfig(times_edits=0)}, "times_edits is 0; give 1 or more"),
+        ({"scenes": replace(FEW, dense=13)}, "scenes.dense is 13 of 12 scenes; give no more"),
         ({"scenes": ScenesConfig(times_lone=0)}, "times_lone is 0; give 1 or more"),
         ({"scenes": LONE, "window_tokens": 18}, "window_tokens is 18; give 19 or more"),
         ({"scenes": LONE, "text": "some/folder"}, "scenes.lone is 64; windows need text='embedded'"),

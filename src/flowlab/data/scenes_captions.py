@@ -103,10 +103,25 @@ def _words(scene: Scene, draws: Draws) -> Prompt:
     return Prompt(text=text, asked=asked)
 
 
-def _phrase(item: SceneObject, facts: dict[str, Any], draws: Draws) -> str:
-    """ "a large striped #DDC57A ring"; what it says is added to `facts`."""
+def _dense(scene: Scene, draws: Draws) -> Prompt:
+    """All there is to say, as "a small dotted red star at the top left, ... on a dark background"."""
+    items = draws.pick(list(permutations(scene.objects)))
+    facts: list[dict[str, Any]] = [{"shape": item.shape} for item in items]
+    *first, last = [
+        _placed(item, _phrase(item, said, draws, sized=1.0), said)
+        for item, said in zip(items, facts, strict=True)
+    ]
+    text = f"{', '.join(first)} and {last}" if first else last
+    return Prompt(
+        text=f"{text} on a {background_word(scene.background)} background",
+        asked={"objects": facts, "count": len(items), "background": scene.background},
+    )
+
+
+def _phrase(item: SceneObject, facts: dict[str, Any], draws: Draws, sized: float = 0.5) -> str:
+    """ "a large striped #DDC57A ring", its size at a chance of `sized`; what it says is added to `facts`."""
     words = []
-    if draws.share(0.5):
+    if draws.share(sized):
         facts["size"] = size_word(item.size)
         words.append(facts["size"])
     if item.texture != "plain":
@@ -185,4 +200,4 @@ def _compact(value: dict[str, Any]) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-STYLES = {"words": _words, "json": _json}
+STYLES = {"words": _words, "json": _json, "dense": _dense}

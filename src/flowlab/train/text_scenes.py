@@ -37,6 +37,8 @@ class ScenesConfig:
     """Scenes captioned in words."""
     json: int = 12_000
     """Other scenes, captioned as JSON."""
+    dense: int = field(default=0, metadata={"in_id": "unless default"})
+    """Of the scenes of `text` and `json`, listed a second time with a caption that leaves nothing out."""
     one_reference: int = 16_000
     """Edits of one picture."""
     two_references: int = 12_000
@@ -54,6 +56,8 @@ class ScenesConfig:
         counts = self._counts()
         if min(counts.values()) < 0 or not any(counts.values()):
             raise ValueError(f"scenes has {counts}; give at least one example, and no negative number")
+        if self.dense > self.text + self.json:
+            raise ValueError(f"scenes.dense is {self.dense} of {self.text + self.json} scenes; give no more")
         for name in ("times_edits", "times_lone"):
             if getattr(self, name) < 1:
                 raise ValueError(f"scenes.{name} is {getattr(self, name)}; give 1 or more")
@@ -71,7 +75,7 @@ def scenes_latents(split: str, config: ScenesConfig, encoder: Encoder, batch_siz
     with the side of its windows."""
     parts = []
     if config.text + config.json:
-        parts.append(_captioned(split, config.text, config.json, encoder))
+        parts.append(_captioned(split, config, encoder))
     for num_references, num_images in ((1, config.one_reference), (2, config.two_references)):
         if num_images:
             parts.append(_edited(split, num_references, num_images, config.times_edits, encoder))
@@ -120,26 +124,23 @@ def _joined(parts: Sequence[Part]) -> TextLatents:
 # ---- kinds -------------------------------------------------------------------------------------------------
 
 
-def _captioned(split: str, num_words: int, num_json: int, encoder: Encoder) -> Part:
-    """Scenes, the first ones captioned in words and the others as JSON."""
-    num_images, resolution = num_words + num_json, encoder.model.spec.resolution
-    words, as_json = (
-        scenes(split, num_images=num_images, resolution=resolution, style=style)
-        for style in ("words", "json")
-    )
-    targets = encoder.encoded(words)
+def _captioned(split: str, config: ScenesConfig, encoder: Encoder) -> Part:
+    """Scenes, the first ones captioned in words and the others as JSON; then the first again, densely."""
+    num_images, resolution = config.text + config.json, encoder.model.spec.resolution
+    data = {
+        style: scenes(split, num_images=num_images, resolution=resolution, style=style)
+        for style in ("words", "json", "dense")
+    }
+    first, rest = torch.arange(num_images).split([config.text, config.json])
+    rows = {"words": first, "json": rest, "dense": torch.arange(config.dense)}
+    targets = encoder.encoded(data["words"])
 
     def say() -> list[str]:
-        first, rest = torch.arange(num_images).split([num_words, num_json])
-        return [
-            prompt.text
-            for data, rows in ((words, first), (as_json, rest))
-            for block in rows.split(BLOCK)
-            if len(block)
-            for prompt in data.prompts(block)
-        ]
+        blocks = [(style, block) for style, own in rows.items() for block in own.split(BLOCK) if len(block)]
+        return [prompt.text for style, block in blocks for prompt in data[style].prompts(block)]
 
-    return Part("text", _kept(targets.folder / f"prompts_{num_words}.json", say), targets)
+    file = targets.folder / f"prompts_{config.text}_{config.dense}.json"
+    return Part("text", _kept(file, say), targets, rows=torch.cat(list(rows.values())).tolist())
 
 
 def _edited(split: str, num_references: int, num_images: int, times: int, encoder: Encoder) -> Part:
