@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_sampling_of_windows_equals_single_calls() -> None:
     condition = Condition(text=text, origin=torch.tensor([[0, 0], [3, 1]]))
     times = torch.tensor([1.0, 0.4, 0.0])
     expected = latent
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in itertools.pairwise(times):
         velocity = model(expected, now.expand(2), condition).velocity
         expected = expected + (then - now) * velocity
     torch.testing.assert_close(sample(model, condition, None, latent, times), expected, rtol=0, atol=1e-5)
