@@ -116,9 +116,7 @@ def _scenes(
         optimiser=OptimiserConfig(
             learning_rate=learning_rate, betas=(0.9, 0.99), schedule=schedule, warmup_images=3200
         ),
-        loop=LoopConfig(
-            batch_size=batch_size, num_steps=num_steps, save_steps=tuple(range(500, num_steps, 500)), keep=2
-        ),
+        loop=LoopConfig(batch_size=batch_size, num_steps=num_steps, save_every=500, keep=2),
     )
 
 
@@ -132,6 +130,6 @@ def _rung(config: TextFlowConfig, debug: bool) -> TextFlowConfig:
         backbone="flux2_tiny",
         init=None,
         scenes=config.scenes.at_most(8),
-        loop=replace(config.loop, batch_size=8, num_steps=2, save_steps=()),
+        loop=replace(config.loop, batch_size=8, num_steps=2),
         gate=False,
     )
