@@ -135,7 +135,8 @@ def test_scenes_of_a_number_of_objects(num):
     drawn = data.scenes(every)
     assert {len(scene.objects) for scene in drawn} == {num}
     assert all(prompt.asked["count"] == num for prompt in data.prompts(every))
-    assert torch.equal(data.read(every).pixels, render(drawn, 64))
+    pixels = data.read(every).pixels
+    assert pixels is not None and torch.equal(pixels, render(drawn, 64))
     assert allowed(data.table(every), "heldout").all()
 
 
