@@ -205,8 +205,8 @@ class Flux(nn.Module, ABC):
     def initialise(self) -> None:
         """Xavier-uniform and zero bias; zero modulations and output, as in DiT.
 
-        Time, guidance and pooled text are embedded at unit size (He's normal): DiT's N(0, 0.02) makes them 26
-        times smaller at width 192 (7 at 3072), and what modulations that start at zero learn from them.
+        Time, guidance and pooled text are embedded at unit size (He's normal): with DiT's N(0, 0.02) they
+        are 26 times smaller at width 192 (7 at 3072), and the modulations, all zero, learn from nothing else.
         """
         if self.img_in.weight.is_meta:  # nothing to fill, and torch would import its compiler to do so
             return

@@ -33,8 +33,8 @@ NOTHING = {"text": 0, "json": 0, "one_reference": 0, "two_references": 0}
 def flux2_scenes_lone(debug: bool = False) -> TextFlowConfig:
     """Rung 0: the words of one object and its shape, in windows. `flowlab train flux2_scenes_lone`.
 
-    Encoding 48,000 scenes comes first, 4 minutes on one core of Zen 4; the steps take 29 minutes on two quiet
-    ones with `--compile-blocks`. A shape's word matters after 500 steps (docs/log.md).
+    Encoding 48,000 scenes comes first, 4 minutes on one core of Zen 4; the steps took 32 minutes on two with
+    `--compile-blocks`. In the pilot a shape's word mattered after 550 steps (docs/log.md).
     """
     config = _scenes(num_steps=9000, batch_size=48, learning_rate=2e-3, alpha=2.0)
     return _rung(replace(config, scenes=ScenesConfig(**NOTHING, lone=48_000)), debug)
@@ -43,8 +43,8 @@ def flux2_scenes_lone(debug: bool = False) -> TextFlowConfig:
 def flux2_scenes_text(debug: bool = False) -> TextFlowConfig:
     """Rung 1: words, hex codes and JSON to pictures. `flowlab train flux2_scenes_text`, after rung 0.
 
-    Two fifths of the captions leave nothing out, which teaches what stands where. 150 steps a minute on two
-    quiet cores of Zen 4 with `--compile-blocks`. What ships began without rung 0 (results/flux2_scenes).
+    Two fifths of the captions leave nothing out, meant to teach what stands where. 150 steps a minute on
+    two cores of Zen 4 with `--compile-blocks`. What ships began without rung 0 (results/flux2_scenes).
     """
     config = replace(_scenes(num_steps=20_000), init=LONE)
     return _rung(replace(config, scenes=replace(ALL, one_reference=0, two_references=0)), debug)
@@ -105,8 +105,8 @@ def _scenes(
     learning_rate: float = 1.5e-3,
     alpha: float = 3.0,
 ) -> TextFlowConfig:
-    """What all rungs share. In pilots AdamW beat Muon, a second moment over 100 steps one over 1,000, and
-    channel weights none (docs/log.md). bfloat16 takes two thirds of float32's time on one core of Zen 4.
+    """What all rungs share. In pilots AdamW beat Muon and channel weights none; a second moment over 100
+    steps was ahead of one over 1,000 (docs/log.md). bfloat16 takes two thirds of float32's time on one core of Zen 4.
     """
     return TextFlowConfig(
         autoencoder="flux2_scenes",

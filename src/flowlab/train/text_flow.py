@@ -77,7 +77,7 @@ class TextFlowConfig:
     """Share of examples whose caption is replaced by the empty one, for classifier-free guidance; their
     references stay."""
     window_tokens: int = field(default=24, metadata={"in_id": "unless default"})
-    """Seen of a window's caption: those of `scenes.lone` have at most 19, so padding is cut."""
+    """Tokens of a window's caption that the model sees: `scenes.lone` has at most 19, so padding is cut."""
     guidance_range: tuple[float, float] = (1.0, 1.0)
     """Of a model with the guidance embedding: scales, drawn uniformly, that it is told. At 1 it learns its
     own conditional velocity, which is what a distillation of guidance starts from."""
