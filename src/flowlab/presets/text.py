@@ -106,7 +106,8 @@ def _scenes(
     alpha: float = 3.0,
 ) -> TextFlowConfig:
     """What all rungs share. In pilots AdamW beat Muon and channel weights none; a second moment over 100
-    steps was ahead of one over 1,000 (docs/log.md). bfloat16 takes two thirds of float32's time on one core of Zen 4.
+    steps was ahead of one over 1,000 (docs/log.md). bfloat16 takes two thirds of float32's time on one core
+    of Zen 4.
     """
     return TextFlowConfig(
         autoencoder="flux2_scenes",
