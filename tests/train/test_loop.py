@@ -97,6 +97,16 @@ def test_checkpoints_in_turn_resume_and_change_no_result(tmp_path):
     assert [record.step for record in records if record.saved] == [3, 4, 6, 9]
 
 
+def test_a_run_that_is_asked_to_stop_saves_and_loses_no_update(tmp_path):
+    whole = finished(LOOP, tmp_path / "whole")
+    kind = recipe()
+    state = kind.setup(ADAMW, Ramps())
+    records = list(train(kind, state, Ramps(), LOOP, tmp_path / "parts", stop=lambda: state.step == 6))
+    assert (records[-1].step, [record.step for record in records if record.saved]) == (6, [4, 6])
+    resumed = finished(LOOP, tmp_path / "parts")
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(resumed), strict=True))
+
+
 def test_how_often_a_run_saves_is_no_part_of_its_name():
     assert config_id(LOOP) == config_id(replace(LOOP, save_every=3))
 

@@ -7,15 +7,11 @@ the cells in hand since their last checkpoint.
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pandas as pd
@@ -23,6 +19,7 @@ import pandas as pd
 from flowlab.core.config import from_dict, to_dict
 from flowlab.core.devices import num_workers
 from flowlab.core.files import exclusive, read_json, write_json
+from flowlab.core.stopping import terminating
 from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
 from flowlab.study.grid import Study, validate
@@ -104,24 +101,6 @@ def work_through(queue: list[Task], shift: Shift) -> Outcome:
             raise
         finally:
             shift.stop()
-
-
-@contextmanager
-def terminating() -> Iterator[None]:
-    """SIGTERM and SIGHUP end the block as Ctrl-C does (in the main thread, where signals are handled)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 @dataclass(kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,12 @@ def train(
     config: LoopConfig,
     folder: Path,
     until_step: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Record]:
     """Train from the newest checkpoint under `folder` (or from `state`), yielding a Record after each update.
 
-    Stops at `until_step` or the end of the configuration. The same call continues bit for bit on one device.
+    Ends at `until_step`, at the end of the configuration, or after the update in which `stop` became true,
+    and saves there. The same call continues bit for bit on one device.
     """
     validate(config)
     if until_step is not None and until_step < 1:
@@ -66,12 +68,14 @@ def train(
         dataset, batch_size=config.batch_size, seed=config.seed, images_seen=state.images_seen
     )
     trouble = {name: torch.zeros((), dtype=torch.int64, device=state.device) for name in state.optimisers}
-    while state.step < last:
+    stopped = False
+    while state.step < last and not stopped:
         torch.manual_seed(
             config.seed * 1_000_003 + state.step
         )  # any draw that is not keyed still resumes exactly
         scalars = update(recipe, state, next(stream)[0].to(state.device), config, trouble)
-        due = _save_is_due(state.step, last, config)
+        stopped = stop()
+        due = stopped or _save_is_due(state.step, last, config)
         if due or state.step % config.check_every == 0:
             _stop_if_not_finite(trouble)
         saved = save_state(state, folder, config.keep) if due else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from flowlab.core import checkpoints
 from flowlab.core.config import config_id, deciding, from_dict, to_dict
 from flowlab.core.devices import default_device
 from flowlab.core.files import atomic_path, read_json, write_json
+from flowlab.core.stopping import StopRequest
 from flowlab.train.autoencoder import AUTOENCODER, AutoencoderConfig
 from flowlab.train.ema import check_decay
 from flowlab.train.features import JUDGE, TEACHER, JudgeConfig, TeacherConfig
@@ -39,17 +40,20 @@ RECIPES: dict[type, Recipe] = {
 def run(config: Any, folder: Path | str, *, until_step: int | None = None, log_every: int = 25) -> Path:
     """Train `config` in `folder` and return the exported file; the same call resumes.
 
-    Leaves `config.json`, `checkpoints/`, `previews/` and `tensorboard/` in the folder.
+    Leaves `config.json`, `checkpoints/`, `previews/` and `tensorboard/` in the folder. Ctrl-C, SIGTERM and
+    SIGHUP save after the update in hand; then KeyboardInterrupt.
     """
     from torch.utils.tensorboard import SummaryWriter
     from tqdm import tqdm
 
     folder = Path(folder)
-    state, records = start(config, folder, until_step)
+    request = StopRequest()
+    state, records = start(config, folder, until_step, lambda: request.made)
     total = min(config.loop.num_steps, config.loop.num_steps if until_step is None else until_step)
     newest = checkpoints.latest(folder / "checkpoints")
     done = checkpoints.step_of(newest) if newest else 0
     with (
+        request.listening(),
         SummaryWriter(str(folder / "tensorboard")) as writer,
         tqdm(total=total, initial=done, unit="step") as bar,
     ):
@@ -59,12 +63,16 @@ def run(config: Any, folder: Path | str, *, until_step: int | None = None, log_e
                 values = {name: float(value) for name, value in record.scalars.items()}
                 _log(writer, record, values)
                 bar.set_postfix({name: f"{value:.4g}" for name, value in list(values.items())[:3]})
+            if request.made and record.saved:
+                raise KeyboardInterrupt
             if record.saved:
                 write_previews(recipe_of(config).preview(state), folder / "previews", record.step, writer)
     return recipe_of(config).export(state, folder)
 
 
-def start(config: Any, folder: Path, until_step: int | None = None) -> tuple[TrainState, Iterator[Record]]:
+def start(
+    config: Any, folder: Path, until_step: int | None = None, stop: Callable[[], bool] = lambda: False
+) -> tuple[TrainState, Iterator[Record]]:
     """The state and the iterator of updates; nothing is trained until the caller asks for a record.
 
     A fault of the configuration or the data leaves no trace in `folder`.
@@ -77,7 +85,7 @@ def start(config: Any, folder: Path, until_step: int | None = None) -> tuple[Tra
     dataset = recipe.dataset(config)
     state = recipe.setup(config, dataset)
     write_json(folder / "config.json", _described(config))
-    return state, train(recipe, state, dataset, config.loop, folder / "checkpoints", until_step)
+    return state, train(recipe, state, dataset, config.loop, folder / "checkpoints", until_step, stop)
 
 
 def recipe_of(config: Any) -> Recipe:
