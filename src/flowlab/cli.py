@@ -78,7 +78,8 @@ VERBS: dict[str, Verb | Group] = {
         subject="PROMPT",
         several=True,
         optional=True,
-        if_stopped="no image was written",
+        if_stopped="of prompts, images that were done were kept, and the same command with --out FOLDER makes"
+        " the rest; of classes, none was written",
     ),
     "evaluate": Group(
         "Measure: what an autoencoder loses, how far images are from real ones, or from their prompts.",

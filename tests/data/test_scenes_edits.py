@@ -9,7 +9,7 @@ import torch
 
 from flowlab.data.scenes import Edit, SceneTable, changed, edit, edits, masks, render
 from flowlab.data.scenes_edits import DIRECTIONS, EDITS
-from flowlab.data.scenes_objects import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SceneObject
+from flowlab.data.scenes_objects import BACKGROUNDS, COLOURS, POSITIONS, SHAPES, SceneObject, size_word
 from flowlab.data.scenes_sample import SPLITS, drawable, held_out_of
 
 ROWS = torch.arange(400)
@@ -142,11 +142,13 @@ def test_edits_with_two_references_take_from_the_second():
             assert (new == model) == item.instruction.endswith("into image 1")
 
 
-def test_asked_is_the_whole_target():
+def test_asked_is_the_target_but_for_textures():
     for item in EVERY[:50]:
         asked = item.asked
         assert asked["count"] == len(item.target.objects) and asked["background"] == item.target.background
-        assert [one["center"] for one in asked["objects"]] == [[o.x, o.y] for o in item.target.objects]
+        assert [(one["shape"], one["color"], one["size"], one["center"]) for one in asked["objects"]] == [
+            (o.shape, o.colour, size_word(o.size), [o.x, o.y]) for o in item.target.objects
+        ]
 
 
 def test_wrong_number_of_references_is_named():

@@ -83,6 +83,8 @@ def test_kontext_sees_one_reference_at_its_own_size() -> None:
     assert reference["transforms"] == ["stretched from 128 x 64 to 1456 x 720"]
     with pytest.raises(ValueError, match="2 reference images were given; this model takes at most 1"):
         pipeline("in blue", references=[PICTURE] * 2, **FEW)
+    with pytest.raises(ValueError, match="reference_cap is 4096; flux1_kontext has sizes of its own"):
+        pipeline("in blue", references=[PICTURE], reference_cap=4096, **FEW)
 
 
 def test_fill_repaints_by_its_own_channels() -> None:

@@ -44,6 +44,43 @@ def test_what_is_not_told_must_be_given(model_file: Path, tmp_path: Path) -> Non
     assert (found.autoencoder, found.text, found.variant) == ("sd", "qwen3", "flux2_klein")
 
 
+def test_parts_on_disk_are_found_from_any_folder(
+    model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "klein" / "vae").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    found = locate(model_file, autoencoder="klein/vae", text_encoder="klein", variant="flux2_klein_base")
+    assert (found.autoencoder, found.text) == (str(tmp_path / "klein" / "vae"), str(tmp_path / "klein"))
+    (tmp_path / "embedded").mkdir()  # a name of ours stays one
+    assert locate(model_file, text_encoder="embedded").text == "embedded"
+
+
+def test_an_autoencoder_that_has_changed_is_refused_unless_it_was_asked_for(
+    model_file: Path, tmp_path: Path
+) -> None:
+    here = autoencoders.load("flux2_photos").identity
+    said = {"autoencoder": "flux2_photos", "text": "embedded"}
+    for identity in (here, "0" * 12):
+        file = tmp_path / f"{identity}.safetensors"
+        backbones.save(backbones.load(model_file), file, {**said, "autoencoder_identity": identity})
+    load_parts(locate(tmp_path / f"{here}.safetensors"), **CPU)
+    changed = tmp_path / f"{'0' * 12}.safetensors"
+    with pytest.raises(
+        ValueError, match=rf"flux2_photos holds other weights \({here}\) than .* in \(0{{12}}"
+    ):
+        load_parts(locate(changed), **CPU)
+    load_parts(locate(changed, autoencoder="flux2_photos"), **CPU)
+
+
+def test_of_a_published_model_the_example_fits(tmp_path: Path) -> None:
+    model = backbones.build_flux(
+        "flux1_schnell", width=64, heads=2, double_blocks=1, single_blocks=1, axes=(8, 12, 12)
+    )
+    backbones.save(model, tmp_path / "flux1.safetensors", {})
+    with pytest.raises(ValueError, match="give autoencoder, such as black-forest-labs/FLUX.1-schnell"):
+        locate(tmp_path / "flux1.safetensors")
+
+
 @pytest.mark.parametrize(
     ("variant", "part"),
     [

@@ -193,7 +193,7 @@ def test_a_rewritten_prompt_is_kept_and_made_again(
             self.asked.append((prompts[0], len(references[0])))
             return [f"{prompts[0]}, in the soft light of the evening"]
 
-    monkeypatch.setattr("flowlab.text.upsampling.load_upsampler", lambda name: Writer())
+    monkeypatch.setattr("flowlab.text.upsampling.load_upsampler", lambda name, **levers: Writer())
     size: dict[str, Any] = {"width": 48, "height": 32}
     images = pipeline("a star", upsample="writer", num_images=2, **size, **FEW)
     assert Writer.asked == [("a star", 0)], "once a prompt, not once an image"

@@ -81,6 +81,8 @@ def test_files_without_prompts_are_named(tmp_path: Path) -> None:
         "image 1 and 3 stars",
         "image 1 as an image 1950s style",
         "image 2 as an image 3d artists make",
+        "rotate the image 90 degrees",
+        "make the image 50 % brighter and the object in image 2 smaller",
     ],
 )
 def test_images_that_were_given_may_be_named(prompt: str) -> None:

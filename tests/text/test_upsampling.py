@@ -11,7 +11,7 @@ from PIL import Image
 from tests.text import tiny
 
 from flowlab.text import upsampling
-from flowlab.text.upsampling import Upsampler, load_upsampler, montage
+from flowlab.text.upsampling import Upsampler, load_upsampler, montage, upsampler_gb
 
 RED, WIDE = Image.new("RGB", (60, 40), "red"), Image.new("RGB", (100, 80), "blue")
 
@@ -111,6 +111,15 @@ def test_an_empty_answer_and_a_fault_leave_the_prompt(
     monkeypatch.setattr(writer.model, "generate", fail)
     with pytest.warns(UserWarning, match=r"no rewrite \(out of memory\)$"):
         assert writer.rewrite(["a ring"], [(RED,)]) == ["a ring"]
+
+
+def test_the_size_is_known_before_anything_is_loaded(
+    upsamplers: dict[str, Upsampler], tmp_path: Path
+) -> None:
+    tiny.save_qwen3(tmp_path, num_layers=2)
+    counted = sum(one.numel() for one in upsamplers["qwen3"].model.parameters())
+    assert upsampler_gb(str(tmp_path)) == pytest.approx(2 * counted / 1e9)
+    assert upsampler_gb(str(tmp_path), "4bit") == pytest.approx(counted / 2e9)
 
 
 def test_unfit_input_is_refused(upsamplers: dict[str, Upsampler], tmp_path: Path) -> None:

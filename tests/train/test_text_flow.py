@@ -362,6 +362,7 @@ def test_export_starts_the_next_rung_and_names_its_parts(cache, tmp_path):
     file = TEXT_FLOW.export(state, tmp_path)
     _, metadata = read_weights(file)
     assert metadata["autoencoder"] == "flux2" and metadata["text"] == "embedded" and metadata["gate"] == "off"
+    assert metadata["autoencoder_identity"] == state.fixed.autoencoder.identity and "variant" not in metadata
     saved = backbones.load(file).state_dict()
     _, second = fresh(config(cache, init=str(file)))
     own, ema = second.modules["model"].state_dict(), state.emas["model"].module.state_dict()
@@ -450,6 +451,7 @@ def test_a_flux1_learns_from_cached_tokens_and_their_pooled_vector(cache, tmp_pa
         ({"caption_dropout": 1.0}, "give a share below 1"),
         ({"channel_power": 2.0}, "channel_power is 2.0; give 0"),
         ({"guidance_range": (4.0, 1.0)}, "a rising range above 0"),
+        ({"guidance_range": (1.0, 4.0)}, "flux2_tiny is told no guidance, leave it out"),
         ({"init": "no/file"}, "init is 'no/file', where no file is"),
         (
             {"scenes": ScenesConfig(text=0, json=0, one_reference=0, two_references=0)},

@@ -77,6 +77,7 @@ def test_a_stopped_run_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(images, "write_image", stopped)
         assert flowlab(*words, "--batch-size", 1, "--out", out) == 130
+    assert "were kept, and the same command with --out FOLDER makes the rest" in capsys.readouterr().err
     assert sorted(path.name for path in out.iterdir()) == ["00000.png", "00001.png"]
     (out / ".00002.png.1.part").write_bytes(b"half of one")  # as a kill may leave it
     before = (out / "00001.png").stat().st_mtime_ns
@@ -241,14 +242,17 @@ def test_a_language_model_is_loaded_once_for_all_prompts(
         def rewrite(self, prompts: list[str], references: list[list[Image.Image]]) -> list[str]:
             return [f"{prompts[0]} and {len(references[0])}"]
 
-    loaded: list[str] = []
-    monkeypatch.setattr(
-        "flowlab.text.upsampling.load_upsampler", lambda name: loaded.append(name) or Writer()
-    )
+    loaded: list[Any] = []
+
+    def load(name: str, **options: Any) -> Writer:
+        loaded.append((name, options))
+        return Writer()
+
+    monkeypatch.setattr("flowlab.text.upsampling.load_upsampler", load)
     lines = [{"prompt": "image 1", "references": ["star.png"]}, {"prompt": "a ring"}, {"prompt": "a star"}]
     (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
     words = ("--prompts", tmp_path / "p.jsonl", "--model", model, "--steps", 1, "--out", tmp_path / "out")
-    assert flowlab("generate", *words, "--upsample", "writer") == 0
+    assert flowlab("generate", *words, "--upsample", "writer", "--offload", "blocks") == 0
     images = read_json(tmp_path / "out" / "manifest.json")["images"]
     assert [image["rewritten"] for image in images] == ["image 1 and 1", "a ring and 0", "a star and 0"]
-    assert loaded == ["writer"]
+    assert loaded == [("writer", {"device": torch.device("cpu")})]

@@ -6,12 +6,20 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append_line", "atomic_folder", "atomic_path", "exclusive", "read_json", "write_json"]
+__all__ = [
+    "append_line",
+    "atomic_folder",
+    "atomic_path",
+    "exclusive",
+    "findable",
+    "read_json",
+    "write_json",
+]
 
 
 @contextmanager
@@ -46,6 +54,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         os.replace(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def findable(name: str, known: Container[str] = ()) -> str:
+    """What finds the same thing from another working directory: an existing path absolute, any other name and
+    those in `known` as they are."""
+    return str(Path(name).resolve()) if name not in known and Path(name).exists() else name
 
 
 def write_json(path: Path | str, value: Any) -> None:

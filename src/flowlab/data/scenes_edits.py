@@ -52,7 +52,8 @@ class Edit:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """The whole target as `scenes_captions` writes what is asked for: nothing of it is free."""
+        """The target as `scenes_captions` writes what is asked for: shape, colour, size and place of every
+        object, their number and the background. The texture is free."""
         objects = [
             {
                 "shape": item.shape,

@@ -19,6 +19,7 @@ from torch import Tensor
 from flowlab import autoencoders, backbones, text
 from flowlab.autoencoders import hub
 from flowlab.autoencoders.base import Autoencoder
+from flowlab.autoencoders.sizes import AUTOENCODERS
 from flowlab.backbones import flux_config, flux_files, flux_overrides, lora
 from flowlab.backbones.flux1 import Flux1, Flux1Spec
 from flowlab.backbones.flux2 import Flux2, Flux2Spec
@@ -26,7 +27,7 @@ from flowlab.backbones.flux_sizes import flux_of
 from flowlab.core import stored
 from flowlab.core.choices import lookup
 from flowlab.core.config import from_dict
-from flowlab.core.files import read_json
+from flowlab.core.files import findable, read_json
 from flowlab.core.weights import tensors_id
 from flowlab.generate.variants import VARIANTS
 from flowlab.text import TextEncoder
@@ -43,6 +44,13 @@ PIPELINES = {  # diffusers' class => variant, where the class alone tells
     "FluxKontextPipeline": "flux1_kontext",
     "FluxFillPipeline": "flux1_fill",
 }
+REPOSITORIES = {
+    4096: "black-forest-labs/FLUX.1-schnell",
+    7680: "black-forest-labs/FLUX.2-klein-4B",
+    12288: "black-forest-labs/FLUX.2-klein-9B",
+    15360: "black-forest-labs/FLUX.2-dev",
+}
+"""Width of a model's text => where an autoencoder and a text encoder that fit it are published."""
 LARGE = 200_000_000
 """Parameters from which an identity looks at the ends of each tensor only."""
 ENDS = 1024
@@ -61,6 +69,8 @@ class Located:
     """For `text.load`."""
     variant: str
     """A key of VARIANTS."""
+    trained_in: str | None
+    """Identity of the autoencoder, where the model's file says it and the user named no other."""
     outline: Flux1 | Flux2
     """The model on the meta device: its spec and sizes, no weights."""
 
@@ -108,15 +118,16 @@ def locate(
         told = _from_pipeline(path) if (path / INDEX).is_file() else {"model": path}
     outline, metadata = outlined(told["model"])
     told = {**metadata, **told}
-    for name, given, example in (
-        ("autoencoder", autoencoder, "flux2_scenes"),
-        ("text", text_encoder, "embedded"),
+    published = REPOSITORIES.get(outline.spec.text_width)
+    for name, given, known, example in (
+        ("autoencoder", autoencoder, AUTOENCODERS, published or "flux2_scenes"),
+        ("text", text_encoder, text.ENCODERS, published or "embedded"),
     ):
-        told[name] = given or told.get(name)
-        if told[name] is None:
+        if (wanted := given or told.get(name)) is None:
             raise ValueError(
                 f"{path} does not say which {name} it works with; give {name}, such as {example}"
             )
+        told[name] = findable(wanted, known)
     variant = variant or told.get("variant") or _guessed(outline, told["text"], path)
     lookup(VARIANTS, variant, "variant")
     _check_variant(outline, variant, path)
@@ -125,6 +136,7 @@ def locate(
         autoencoder=told["autoencoder"],
         text=told["text"],
         variant=variant,
+        trained_in=None if autoencoder else told.get("autoencoder_identity"),
         outline=outline,
     )
 
@@ -226,7 +238,7 @@ def outlined(path: Path | str) -> tuple[Flux1 | Flux2, dict[str, str]]:
     return outline, {name: value for name, value in found.metadata.items() if name in _NAMED}
 
 
-_NAMED = ("autoencoder", "text", "variant")
+_NAMED = ("autoencoder", "autoencoder_identity", "text", "variant")
 """What a model's file says of its surroundings."""
 
 
@@ -262,6 +274,11 @@ def load_parts(
         raise ValueError(
             f"{located.model} makes latents of {located.outline.spec.channels} channels, the autoencoder"
             f" {located.autoencoder} decodes {autoencoder.spec.channels}; give the one it was trained in"
+        )
+    if located.trained_in not in (None, autoencoder.identity):
+        raise ValueError(
+            f"{located.autoencoder} holds other weights ({autoencoder.identity}) than {located.model} was"
+            f" trained in ({located.trained_in}); give those with --autoencoder"
         )
     path = hub.fetch(f"{located.model}/transformer") if isinstance(located.model, str) else located.model
     model = backbones.load(path, dtype=dtype, **VARIANTS[located.variant].loading)

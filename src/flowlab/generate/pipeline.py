@@ -149,7 +149,8 @@ class Pipeline:
             keep_outside=keep_outside,
         )
         if upsample is not None:
-            (made,) = rewritten([made], upsample)
+            levers = {name: self.facts["precision"][name] for name in ("offload", "quantise")}
+            (made,) = rewritten([made], upsample, device=self.device, **levers)
         return self.run(made, batch_size=batch_size, progress=progress)
 
     def run(self, made: Plan, *, batch_size: int = 4, progress: bool = True) -> Images:
@@ -305,15 +306,19 @@ def _stacked(features: Sequence[TextFeatures]) -> TextFeatures:
 
 
 def _text_options(located: Located, device: torch.device, offload: str, quantise: str) -> dict[str, Any]:
-    """How the text encoder is loaded: in main memory where blocks are, in fewer bits where the model is."""
+    """How the text encoder is loaded."""
     if located.text == "embedded":
         return {}
-    options: dict[str, Any] = {"device": torch.device("cpu") if offload == "blocks" else device}
-    if quantise != "none":
-        options["quantization"] = quantise
+    options = _language_options(device, offload, quantise)
     if located.variant.startswith("flux1"):
         options["length"] = VARIANTS[located.variant].text_length
     return options
+
+
+def _language_options(device: torch.device, offload: str, quantise: str) -> dict[str, Any]:
+    """How a language model is loaded: in main memory where blocks are, in fewer bits where the model is."""
+    options: dict[str, Any] = {"device": torch.device("cpu") if offload == "blocks" else device}
+    return options if quantise == "none" else {**options, "quantization": quantise}
 
 
 def _in_strips(parts: Parts) -> InStrips:
@@ -323,11 +328,21 @@ def _in_strips(parts: Parts) -> InStrips:
     return InStrips(parts.autoencoder)
 
 
-def rewritten(plans: Sequence[Plan], name: str) -> list[Plan]:
-    """The plans with every prompt rewritten once by the language model at `name`, however many its images."""
+def rewritten(
+    plans: Sequence[Plan],
+    name: str,
+    *,
+    device: torch.device | None = None,
+    offload: str = "none",
+    quantise: str = "none",
+) -> list[Plan]:
+    """The plans with every prompt rewritten once by the language model at `name`, however many its images.
+
+    It is loaded as a pipeline with these levers loads its text encoder, and let go before this returns.
+    """
     from flowlab.text.upsampling import load_upsampler
 
-    model = load_upsampler(name)
+    model = load_upsampler(name, **_language_options(device or default_device(), offload, quantise))
     new: dict[Any, str] = {}
 
     def of(request: Request) -> Request:

@@ -143,6 +143,8 @@ def _requests(
 ) -> tuple[Request, ...]:
     """Each prompt `num_images` times; references that several share are opened once."""
     rule = VARIANTS[variant]
+    if cap is not None and rule.reference_sizes == "kontext":
+        raise ValueError(f"reference_cap is {cap}; {variant} has sizes of its own, leave it out")
     opened: dict[Any, tuple[Given, ...]] = {}
     requests = []
     for one in wanted:

@@ -13,8 +13,12 @@ from flowlab.generate.references import Source
 
 __all__ = ["Prompt", "as_prompt", "check_addresses", "read_prompts", "written"]
 
-ADDRESS = re.compile(r"\bimage(?:\s+|s\s+(?:#?\d+\s*(?:,|and|or|&)\s*)*)#?\d+\b", re.IGNORECASE)
-"""How a prompt speaks of its references: "image 2", "images 1 and 3"."""
+ADDRESS = re.compile(
+    r"\bimage(?:\s+|s\s+(?:#?\d+\s*(?:,|and|or|&)\s*)*)#?\d+\b"
+    r"(?!\s*(?:%|°|x\b|times\b|degrees?\b|percent\b|pixels?\b|px\b))",
+    re.IGNORECASE,
+)
+"""How a prompt speaks of its references: "image 2", "images 1 and 3"; not in "rotate the image 9 degrees"."""
 
 
 @dataclass(frozen=True, kw_only=True)

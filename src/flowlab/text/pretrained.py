@@ -24,6 +24,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "model_identity",
+    "num_parameters",
     "token_ids",
 ]
 
@@ -89,6 +90,12 @@ def load_model(
                 f"{path} {what} {min(names)!r} of {class_name}; give a whole folder of this class"
             )
     return (model if options else model.to(target)).eval().requires_grad_(False)
+
+
+def num_parameters(class_name: str, config: Any) -> int:
+    """Of a model of a class of `transformers`, built without memory."""
+    with torch.device("meta"):
+        return sum(one.numel() for one in getattr(_transformers(), class_name)(config).parameters())
 
 
 def load_tokenizer(

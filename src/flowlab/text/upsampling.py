@@ -19,10 +19,16 @@ from torch import Tensor
 
 from flowlab.core.choices import lookup
 from flowlab.text.language import KINDS
-from flowlab.text.pretrained import find_config, load_image_processor, load_model, load_tokenizer
+from flowlab.text.pretrained import (
+    find_config,
+    load_image_processor,
+    load_model,
+    load_tokenizer,
+    num_parameters,
+)
 from flowlab.text.templates import PICTURE_MARKS, mistral_rewriting, qwen3_rewriting
 
-__all__ = ["Upsampler", "load_upsampler", "montage"]
+__all__ = ["Upsampler", "load_upsampler", "montage", "upsampler_gb"]
 
 TEMPERATURE = 0.15
 MAX_NEW_TOKENS = 512
@@ -145,6 +151,13 @@ def load_upsampler(
         load_tokenizer(words, subfolder=place, marks=marks, **dict(kind.tokenizer_options)),
         load_image_processor(words, subfolder=place) if writer.sees else None,
     )
+
+
+def upsampler_gb(path: str, quantization: str | None = None) -> float:
+    """Size of the weights that `load_upsampler` would load (10^9 bytes), from the configuration alone."""
+    config, _ = find_config(path)
+    writer = lookup(WRITERS, config.model_type, "language model for rewriting")
+    return num_parameters(writer.model, config) * {None: 2, "8bit": 1, "4bit": 0.5}[quantization] / 1e9
 
 
 def montage(images: Sequence[Image.Image]) -> Image.Image:

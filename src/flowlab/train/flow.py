@@ -18,6 +18,7 @@ from flowlab.backbones.sizes import SIZES, build
 from flowlab.core.choices import lookup
 from flowlab.core.config import config_id
 from flowlab.core.devices import default_device
+from flowlab.core.files import findable
 from flowlab.core.pixels import to_float, to_uint8
 from flowlab.core.seeds import Streams
 from flowlab.core.weights import tensors_id
@@ -302,9 +303,7 @@ def export(state: TrainState, folder: Path) -> Path:
 
 def where_again(config: FlowConfig) -> dict[str, str]:
     """What finds the autoencoder again, from another working directory too."""
-    name = config.autoencoder
-    on_disk = name not in AUTOENCODERS and Path(name).exists()
-    found = {"autoencoder": str(Path(name).resolve()) if on_disk else name}
+    found = {"autoencoder": findable(config.autoencoder, AUTOENCODERS)}
     return found if config.resolution is None else {**found, "resolution": str(config.resolution)}
 
 

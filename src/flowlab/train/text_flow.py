@@ -17,10 +17,13 @@ from flowlab.autoencoders.sensitivity import channel_sensitivity, channel_weight
 from flowlab.autoencoders.sizes import AUTOENCODERS
 from flowlab.backbones.condition import Condition
 from flowlab.backbones.flux import Flux
+from flowlab.backbones.flux1 import Flux1Spec
+from flowlab.backbones.flux2 import Flux2Spec
 from flowlab.backbones.flux_sizes import FLUX_SIZES, build_flux
 from flowlab.core.choices import lookup
 from flowlab.core.config import config_id
 from flowlab.core.devices import PRECISIONS, autocast, default_device
+from flowlab.core.files import findable
 from flowlab.core.pixels import to_uint8
 from flowlab.core.seeds import Streams
 from flowlab.data.batch import Batch
@@ -136,6 +139,10 @@ def validate(config: TextFlowConfig) -> None:
         raise ValueError(
             f"{config.caption_dropout=}, {config.guidance_range=};"
             " give a share below 1 and a rising range above 0"
+        )
+    if (low, high) != (1, 1) and not FLUX_SIZES[config.backbone].guidance:
+        raise ValueError(
+            f"guidance_range is {low} to {high}; {config.backbone} is told no guidance, leave it out"
         )
     if config.init is not None and not Path(config.init).is_file():
         raise ValueError(f"init is {config.init!r}, where no file is; give a .safetensors file or None")
@@ -390,10 +397,26 @@ def _resized(picture: Tensor, like: Tensor) -> Tensor:
 
 def export(state: TrainState, folder: Path) -> Path:
     """Write the EMA weights as `model.safetensors`, with what they were trained in beside them."""
-    file, fixed = folder / "model.safetensors", state.fixed
-    metadata = {"autoencoder": fixed.config.autoencoder, "text": fixed.config.text, "gate": fixed.gate}
-    backbones.save(state.emas["model"].module, file, metadata)
+    file, model = folder / "model.safetensors", cast(Flux, state.emas["model"].module)
+    backbones.save(model, file, _surroundings(state.fixed, model.spec))
     return file
+
+
+def _surroundings(fixed: Fixed, spec: Flux1Spec | Flux2Spec) -> dict[str, str]:
+    """What `generate` needs to know, and the training's judgement of its latents.
+
+    Of the variants only klein's base samples as a FLUX.2 without guidance was trained; the embedded ones are
+    known by their text.
+    """
+    config = fixed.config
+    found = {
+        "autoencoder": findable(config.autoencoder, AUTOENCODERS),
+        "autoencoder_identity": fixed.autoencoder.identity,
+        "text": findable(config.text, text.ENCODERS),
+        "gate": fixed.gate,
+    }
+    undistilled = isinstance(spec, Flux2Spec) and not spec.guidance and config.text != "embedded"
+    return {**found, "variant": "flux2_klein_base"} if undistilled else found
 
 
 TEXT_FLOW = Recipe(

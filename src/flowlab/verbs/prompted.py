@@ -45,7 +45,10 @@ def generate_prompts(words: Sequence[str], options: GenerateOptions) -> None:
     if options.dry_run:
         return
     if options.upsample is not None:
-        plans = dict(zip(plans, rewritten(list(plans.values()), options.upsample), strict=True))
+        new = rewritten(
+            list(plans.values()), options.upsample, offload=options.offload, quantise=options.quantise
+        )
+        plans = dict(zip(plans, new, strict=True))
     pipeline = Pipeline.from_pretrained(
         options.model,
         autoencoder=options.autoencoder,
@@ -178,6 +181,11 @@ def _describe(
         tiles=options.tiles,
     )
     print("\n".join(found.lines()))
+    if options.upsample is not None:
+        from flowlab.text.upsampling import upsampler_gb
+
+        size = upsampler_gb(options.upsample, None if options.quantise == "none" else options.quantise)
+        print(f"rewriting about {size:.2f} GB for {options.upsample}, before the rest is loaded")
 
 
 def _tell_texts(pipeline: Pipeline, plans: Any) -> None:
