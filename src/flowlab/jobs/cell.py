@@ -31,7 +31,7 @@ from flowlab.evaluate.reference import Yardstick, yardstick
 from flowlab.generate.sampling import SamplingConfig
 from flowlab.jobs.files import load_study, reporting
 from flowlab.study.grid import Cell, Study, cells
-from flowlab.study.results import append_row, read_rows
+from flowlab.study.results import append_row, planned, read_rows
 from flowlab.train.flow import AlignmentConfig, FlowConfig, TimesConfig
 from flowlab.train.loop import LoopConfig, load_state
 from flowlab.train.optim import OptimiserConfig
@@ -74,9 +74,8 @@ def restart_if_rows_were_lost(study: Study, folder: Path) -> None:
 
 def missing_shifts(study: Study, folder: Path, step: int) -> list[float]:
     """Sampling shifts at which that step has no row yet."""
-    rows = read_rows(folder / "rows.jsonl")
-    own = (rows["sampler"] == study.sampler) & (rows["num_steps"] == study.num_sample_steps)
-    done = set(rows.loc[own & (rows["step"] == step), "sampleshift"])
+    rows = planned(study, read_rows(folder / "rows.jsonl"))
+    done = set(rows.loc[rows["step"] == step, "sampleshift"])
     return [shift for shift in study.sample_shifts if shift not in done]
 
 

@@ -36,6 +36,7 @@ __all__ = [
     "merge",
     "missing",
     "next_jobs",
+    "planned",
     "read_results",
     "read_reconstruction",
     "read_rows",
@@ -251,9 +252,16 @@ class Job:
         return self.cell.run_id
 
 
+def planned(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that are sampled as `study` asks; those of a sampling sweep are left out."""
+    own = (rows["sampler"] == study.sampler) & (rows["num_steps"] == study.num_sample_steps)
+    shifts = [round(shift, 6) for shift in study.sample_shifts]
+    return rows[own & rows["sampleshift"].round(6).isin(shifts)]
+
+
 def missing(study: Study, rows: pd.DataFrame) -> list[Missing]:
     """Every planned row that `rows` lacks, in the study's order, by rising step and shift."""
-    own = rows[(rows["sampler"] == study.sampler) & (rows["num_steps"] == study.num_sample_steps)]
+    own = planned(study, rows)
     found = set(zip(own["run_id"], own["step"], own["sampleshift"].round(6), strict=True))
     return [
         Missing(cell=cell, step=step, sampleshift=shift)
