@@ -283,3 +283,5 @@ def test_repa_cost_is_the_median_ratio_of_paired_training_times():
     cost = repa_cost(rows)
     assert cost is not None and cost.ratio == pytest.approx(1.3) and cost.num_pairs > 10
     assert repa_cost(rows[~slow]) is None
+    sweep = rows[rows["step"] == 200].assign(num_steps=10, train_seconds=math.nan)
+    assert repa_cost(pd.concat([sweep, rows])) == cost, "a sweep trains nothing"

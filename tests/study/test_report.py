@@ -16,7 +16,8 @@ from tests.study.browser import Chromium, find_chromium
 from flowlab.core.config import to_dict
 from flowlab.core.files import write_json
 from flowlab.study import report, results
-from flowlab.study.sections import material
+from flowlab.study.sections import material, record
+from flowlab.study.sections.common import Numbering
 from flowlab.study.sections.record import MAX_ROWS
 
 SECTIONS = [
@@ -374,3 +375,18 @@ def test_the_newest_reconstruction_row_counts(tmp_path):
     new = synthetic.reconstruction(("sd",))
     _write(tmp_path, synthetic.rows(aes=("sd",), seeds=(0,), shifts=(1.0,)), pd.concat([new, old]))
     assert material.gather(tmp_path).reconstruction["psnr"].tolist() == new["psnr"].tolist()
+
+
+def test_a_sweep_changes_neither_the_planned_rows_nor_the_samples_shown(tmp_path):
+    """Also where it samples as the study does, at further shifts. Grids are made at the study's first one."""
+    shifts, aes = (2.95, 1.0), ("sd", "rae")
+    rows, swept = synthetic.rows(aes=aes, seeds=(0,), shifts=shifts), synthetic.sweep_rows(aes)
+    again = (swept["sampler"] == "euler") & (swept["num_steps"] == 50) & swept["sampleshift"].isin(shifts)
+    for table in (rows, pd.concat([swept[~again].assign(fid=0.01), rows], ignore_index=True)):
+        write_json(tmp_path / "study.json", to_dict(synthetic.study(aes, seeds=(0,), shifts=shifts)))
+        synthetic.write_pictures(tmp_path / "samples", aes)
+        found = material.gather(_write(tmp_path, table))
+        assert found.rows["fid"].tolist() == rows["fid"].tolist() and len(found.every_row) == len(table)
+        grid = rows[(rows["run_id"] == "sd_none_ln_2.95_s0") & (rows["sampleshift"] == 2.95)].iloc[-1]
+        shown = "".join(record.samples(found, Numbering()).parts)
+        assert grid["step"] == 800 and f"FID, digits judge: {grid['fid']:.3g}<" in shown

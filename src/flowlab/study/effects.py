@@ -46,9 +46,8 @@ class Cost(NamedTuple):
 
 def repa_cost(rows: pd.DataFrame) -> Cost | None:
     """Training time with REPA over training time without, of runs alike in all else; None without any."""
-    last = rows[rows["step"] == rows["step"].max()].drop_duplicates("run_id")
     alike = ["ae", "trainp", "trainshift", "seed"]
-    times = last.pivot_table(index=alike, columns="repa", values="train_seconds", aggfunc="first")
+    times = at_step(rows).pivot_table(index=alike, columns="repa", values="train_seconds", aggfunc="first")
     if not {"none", "teacher"} <= set(times.columns):
         return None
     ratios = (times["teacher"] / times["none"]).dropna()

@@ -44,7 +44,7 @@ def html(material: Material) -> str:
 
 
 def _header(material: Material) -> str:
-    rows = material.rows
+    rows = material.every_row
     facts = {"Study": material.name, "Rows": f"{len(rows):,}"}
     if len(rows):
         facts |= {

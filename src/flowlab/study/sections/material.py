@@ -31,7 +31,9 @@ class Material:
     study: Study | None
     """Its settings; None where study.json is absent or of another version."""
     rows: pd.DataFrame
-    """Result rows of one data set and one kind of features, with those of a sweep; may be empty."""
+    """Result rows of one data set and one kind of features, as the study planned them; may be empty."""
+    every_row: pd.DataFrame
+    """The same with those of a sampling sweep."""
     reconstruction: pd.DataFrame
     """Reconstruction rows; may be empty."""
     pictures: tuple[Picture, ...]
@@ -63,9 +65,10 @@ class Material:
     @cached_property
     def sweep(self) -> pd.DataFrame:
         """Rows of checkpoints that were sampled with more than one sampler or number of steps."""
-        kind = self.rows["sampler"] + " " + self.rows["num_steps"].astype(str)
-        several = self.rows.assign(kind=kind).groupby(["run_id", "step"])["kind"].transform("nunique")
-        return self.rows[several > 1]
+        rows = self.every_row
+        kind = rows["sampler"] + " " + rows["num_steps"].astype(str)
+        several = rows.assign(kind=kind).groupby(["run_id", "step"])["kind"].transform("nunique")
+        return rows[several > 1]
 
 
 def gather(folder: Path) -> Material:
@@ -76,7 +79,8 @@ def gather(folder: Path) -> Material:
     """
     problems: list[str] = []
     study = _study(folder / "study.json", problems)
-    rows = _one_kind(_results(folder, problems), problems)
+    every_row = _one_kind(_results(folder, problems), problems)
+    rows = results.planned(study, every_row) if study else every_row
     missing = _missing_runs(study, rows, problems) if study else ()
     reconstruction = _reconstruction(folder, rows, problems)
     pictures, lost = read_manifest(folder / "samples")
@@ -85,6 +89,7 @@ def gather(folder: Path) -> Material:
         name=study.name if study else folder.resolve().name,
         study=study,
         rows=rows,
+        every_row=every_row,
         reconstruction=reconstruction,
         pictures=tuple(pictures),
         problems=(*problems, *lost),

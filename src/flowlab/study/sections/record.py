@@ -7,6 +7,7 @@ import json
 import pandas as pd
 
 from flowlab.core.config import to_dict
+from flowlab.study.contrasts import main_protocol
 from flowlab.study.page.html import Block, Column, ae_chip, data_table, escape, notice, picture_uri
 from flowlab.study.page.pictures import Picture, sample_grid, strips
 from flowlab.study.plots.words import distance_label, fid_label, setting
@@ -63,8 +64,10 @@ def samples(material: Material, count: Numbering) -> Block:
 
 def _best_grids(material: Material, grids: dict[str, Picture]) -> list[tuple[Picture, str]]:
     """For each (autoencoder, REPA) the grid of the lowest last FID, captioned; without rows, the first."""
-    rows = material.rows[material.rows["run_id"].isin(list(grids))]
-    rows = rows[(rows["step"] == rows["step"].max()) & (rows["sampleshift"] == rows["sampleshift"].min())]
+    rows = main_protocol(material.rows)
+    rows = rows[rows["run_id"].isin(list(grids)) & (rows["step"] == rows["step"].max())]
+    shift = material.study.sample_shifts[0] if material.study else rows["sampleshift"].min()  # of the grids
+    rows = rows[rows["sampleshift"] == shift]
     if rows.empty:
         return [(grids[name], grids[name].caption) for name in list(grids)[:MAX_GRIDS]]
     best = rows.loc[rows.groupby(["ae", "repa"])["fid"].idxmin()]
@@ -95,12 +98,12 @@ def all_rows(material: Material, count: Numbering) -> Block:
         "teacher</code>; results.parquet beside this page holds all columns."
     )
     block = Block(name="rows", title="All rows", how=how)
-    rows, note = material.rows, ""
+    rows, note = material.every_row, ""
     if rows.empty:
         return filled(block, [no_rows(material)])
     if len(rows) > MAX_ROWS:
         rows = rows[rows["step"] == rows["step"].max()].head(MAX_ROWS)
-        note = f" Of {len(material.rows):,} rows the {len(rows):,} of the last step are shown."
+        note = f" Of {len(material.every_row):,} rows the {len(rows):,} of the last step are shown."
     columns = [
         Column(title="Step", kind="number", digits=0),
         Column(title="Autoencoder", kind="ae"),
@@ -171,7 +174,7 @@ def _weights(ae: str, identity: str, rows: pd.DataFrame) -> str:
 
 
 def _facts(material: Material) -> dict[str, str]:
-    rows = material.rows
+    rows = material.every_row
     seconds = rows.groupby("run_id")["train_seconds"].max().sum() + rows["sample_seconds"].sum()
     facts = {
         "Machine": join(rows["machine"]),
