@@ -166,6 +166,18 @@ def test_the_local_engine_reports_cancels_and_logs(tmp_path):
     assert engine.poll(slow) == "failed" and (tmp_path / "a").read_text() == "1\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "says"), [("exit 1", "no output in {log}"), ("kill -KILL $$", "ended by signal 9 (Killed)")]
+)
+def test_a_silent_failure_is_not_blamed_on_what_stood_in_its_log(tmp_path, command, says):
+    engine, log = LocalEngine(), tmp_path / "a"
+    log.write_text("error: of the run before\n")
+    job = engine.submit(["sh", "-c", command], log, 1)
+    while engine.poll(job) == "running":
+        time.sleep(0.05)
+    assert (engine.poll(job), runner.last_line(job)) == ("failed", says.format(log=log))
+
+
 # ---- for real: a debug study in subprocesses ---------------------------------------------------------------
 
 

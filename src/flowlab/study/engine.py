@@ -5,6 +5,7 @@ each.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ class Job:
     number: int
     log: Path
     """Where its output goes."""
+    log_start: int = 0
+    """Bytes that earlier jobs left there."""
 
 
 class Engine(Protocol):
@@ -55,6 +58,7 @@ class LocalEngine:
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = dict.fromkeys(THREADS, str(num_threads))
         with open(log, "ab") as output:
+            start = output.tell()
             process = subprocess.Popen(
                 command,
                 stdout=output,
@@ -64,11 +68,15 @@ class LocalEngine:
                 start_new_session=True,  # Ctrl-C reaches the runner, which decides
             )
         self._processes[process.pid] = process
-        return Job(process.pid, log)
+        return Job(process.pid, log, start)
 
     def poll(self, job: Job) -> str:
-        """The state of the process."""
-        code = self._processes[job.number].poll()
+        """The state of the process; a signal that ended it is named in its log."""
+        process = self._processes[job.number]
+        known, code = process.returncode, process.poll()
+        if known is None and code is not None and code < 0:
+            with open(job.log, "a") as output:
+                output.write(f"\nended by signal {-code} ({signal.strsignal(-code)})\n")
         return "running" if code is None else "done" if code == 0 else "failed"
 
     def cancel(self, job: Job) -> None:

@@ -169,7 +169,7 @@ class Shift:
             waiting.discard(name)
             seconds = time.monotonic() - started
             if state == "failed":
-                self.outcome.failed[name] = last_line(job.log)
+                self.outcome.failed[name] = last_line(job)
                 ended.append(f"{name} FAILED: {self.outcome.failed[name]}")
             else:
                 self.outcome.finished.append(name)
@@ -213,10 +213,11 @@ def is_prepared(ae: str, folder: Path) -> bool:
     return (folder / "reconstruction" / f"{ae}.json").is_file()
 
 
-def last_line(log: Path) -> str:
-    """The last line of a job's log that is not empty."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"no output in {log}"
+def last_line(job: Job) -> str:
+    """The last line that the job wrote and that is not empty."""
+    written = job.log.read_bytes()[job.log_start :].decode(errors="replace")
+    lines = [line for line in written.splitlines() if line.strip()]
+    return lines[-1] if lines else f"no output in {job.log}"
 
 
 # ---- files -------------------------------------------------------------------------------------------------
