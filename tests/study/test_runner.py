@@ -23,7 +23,7 @@ from flowlab.study.studies import build
 class FakeEngine:
     """Jobs end at once; `fails` names those that fail."""
 
-    def __init__(self, fails: str = "-") -> None:
+    def __init__(self, fails: str = "nothing") -> None:
         self.started: list[str] = []
         self.fails = fails
         self.cancelled = 0
@@ -63,7 +63,7 @@ def test_cells_wait_for_their_autoencoder_and_keep_their_order(tmp_path):
     outcome = runner.run(study(), tmp_path, engine=engine, workers=1, say=lambda line: None)
     arms = [cell.arm.ae for cell in cells(study())]
     expected = [f"flowlab.jobs.{kind} {name}" for ae, cell in zip(arms, cells(study()), strict=True)
-                for kind, name in (("prepare", ae), ("cell", cell.run_id))]  # fmt: skip
+                for kind, name in (("prepare", ae), ("cell", f"{cell.run_id} --until-step 4"))]  # fmt: skip
     assert engine.started == expected and not outcome.failed
     assert outcome.missing == [cell.run_id for cell in cells(study())], "a fake engine leaves no rows"
 
@@ -207,6 +207,14 @@ def test_running_again_starts_nothing(finished):
     engine = FakeEngine()
     outcome = runner.run(study(), finished, engine=engine, say=lambda line: None)
     assert engine.started == [] and outcome.missing == []
+
+
+def test_a_run_that_lacks_early_rows_alone_is_not_trained_to_its_end(finished, tmp_path):
+    (tmp_path / "study.json").write_bytes((finished / "study.json").read_bytes())
+    rows, run = results.read_results(finished / "results.parquet"), cells(study())[1].run_id
+    lost = (rows["run_id"] == run) & (rows["step"] == 2)
+    results.write_results(tmp_path / "results.parquet", rows[~lost])
+    assert [task.command[-3:] for task in runner.tasks(study(), tmp_path)][-1] == [run, "--until-step", "2"]
 
 
 def test_a_study_goes_on_from_its_results_and_settings_alone(finished, tmp_path):

@@ -199,13 +199,13 @@ def tasks(study: Study, folder: Path) -> Iterator[Task]:
     """What is still to do, in order: each cell right after the autoencoder that it needs."""
     prepared = set()
     for job in results.next_jobs(study, results.collect(folder)):
-        cell = job.cell
-        ae = cell.arm.ae
+        ae = job.cell.arm.ae
         name = f"prepare {ae}"
         if ae not in prepared and not is_prepared(ae, folder):
             yield Task(name, [sys.executable, "-m", "flowlab.jobs.prepare", str(folder), ae], None)
         prepared.add(ae)
-        yield Task(cell.run_id, [sys.executable, "-m", "flowlab.jobs.cell", str(folder), cell.run_id], name)
+        words = [str(folder), job.run_id, "--until-step", str(job.until_step)]
+        yield Task(job.run_id, [sys.executable, "-m", "flowlab.jobs.cell", *words], name)
 
 
 def is_prepared(ae: str, folder: Path) -> bool:
