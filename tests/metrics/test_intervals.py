@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from flowlab.metrics.intervals import paired_bootstrap, student_quantile, t_interval, wilson_interval
+from flowlab.metrics.intervals import student_quantile, t_interval, wilson_interval
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 7, 30, 200, 5000, 10**6])
@@ -41,45 +41,12 @@ def test_wilson_equals_scipy(successes, total, level):
     assert own.estimate == successes / total
 
 
-def covered(intervals, truth: float) -> float:
-    return float(np.mean([not interval.excludes(truth) for interval in intervals]))
-
-
-@pytest.mark.parametrize("n", [6, 20])
-def test_bootstrap_covers(n):
-    rng = np.random.default_rng(0)
-    intervals = [paired_bootstrap(rng.normal(1, 2, n), num_resamples=1000, seed=i) for i in range(300)]
-    assert 0.90 <= covered(intervals, 1.0) <= 0.99
-
-
-def test_cluster_bootstrap_covers_where_cells_are_dependent():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(np.arange(10), 8).tolist()
-    plain, clustered = [], []
-    for seed in range(200):
-        values = np.repeat(rng.normal(0, 1, 10), 8) + rng.normal(0, 0.5, 80)
-        plain.append(paired_bootstrap(values, num_resamples=500, seed=seed))
-        clustered.append(paired_bootstrap(values, clusters=labels, num_resamples=500, seed=seed))
-    assert covered(plain, 0.0) < 0.7  # what pretending independence costs
-    assert 0.89 <= covered(clustered, 0.0) <= 0.99
-    assert clustered[0].n == 10 and plain[0].n == 80
-
-
-def test_bootstrap_is_seeded_and_weighs_clusters_by_cells():
-    values, labels = [1.0, 2.0, 3.0, 10.0], ["a", "a", "a", "b"]
-    one = paired_bootstrap(values, clusters=labels, seed=1)
-    assert one == paired_bootstrap(values, clusters=labels, seed=1)
-    assert (one.estimate, one.low, one.high) == (4.0, 2.0, 10.0)  # two clusters: no more can be said
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: t_interval([1.0]), "at least 2 values"),
         (lambda: t_interval([1.0, 2.0, math.nan]), "value 2 is nan"),
         (lambda: t_interval([1.0, 2.0], level=95), "level=95"),
-        (lambda: paired_bootstrap([1.0, 2.0], clusters=["a", "a"]), "2 clusters, got 1"),
-        (lambda: paired_bootstrap([1.0, 2.0], clusters=["a"]), "1 cluster labels for 2 cells"),
         (lambda: wilson_interval(0, 0), "0 of 0"),
         (lambda: wilson_interval(3, 2), "3 of 2"),
         (lambda: student_quantile(0.2, 3), "probability=0.2"),

@@ -20,7 +20,6 @@ from flowlab.study.contrasts import (
     level_gap,
     main_protocol,
     pair_noise,
-    peak,
     pooled,
 )
 from flowlab.study.coverage import Block, cover
@@ -250,17 +249,6 @@ def test_gap_above_is_nan_on_the_edge():
     rows = main_protocol(plant(aes=edge))
     block = rows[(rows["repa"] == "none") & (rows["trainp"] == "ln") & (rows["step"] == 200)]
     assert gap_above(block).isna().all()
-
-
-@given(st.floats(0.3, 1.7), st.floats(0.05, 3))
-def test_peak_finds_the_vertex_of_a_parabola(vertex, curvature):
-    values = [curvature * (math.log(shift) - vertex) ** 2 for shift in SHIFTS]
-    assert peak(SHIFTS, values) == pytest.approx(vertex, abs=1e-6)
-
-
-def test_peak_stays_on_the_grid():
-    assert peak(SHIFTS, [5, 4, 3, 2, 1]) == pytest.approx(math.log(6.93))
-    assert peak(SHIFTS, [1, 2, 3, 4, 5]) == 0.0
 
 
 def test_cover_prefers_complete_seeds():

@@ -1,11 +1,10 @@
 """How sure a comparison is: intervals for paired differences and for shares.
 
-Everything is float64 numpy on a handful of numbers; what draws, draws from a seed.
+Everything is float64 numpy on a handful of numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -15,7 +14,6 @@ from numpy.typing import ArrayLike
 __all__ = [
     "Interval",
     "finite_values",
-    "paired_bootstrap",
     "student_quantile",
     "t_interval",
     "wilson_interval",
@@ -32,7 +30,7 @@ class Interval:
     level: float
     """Intended coverage, such as 0.95."""
     n: int
-    """Independent units behind it: cells, clusters or trials."""
+    """Independent units behind it: cells or trials."""
     method: str
 
     def excludes(self, value: float) -> bool:
@@ -51,37 +49,6 @@ def t_interval(differences: ArrayLike, *, level: float = 0.95) -> Interval:
     half = student_quantile((1 + level) / 2, n - 1) * float(values.std(ddof=1)) / n**0.5
     mean = float(values.mean())
     return Interval(estimate=mean, low=mean - half, high=mean + half, level=level, n=n, method="t")
-
-
-def paired_bootstrap(
-    differences: ArrayLike,
-    *,
-    clusters: Sequence[object] | None = None,
-    num_resamples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Interval for the mean of paired differences (one for each cell), by resampling cells.
-
-    `clusters` gives one label for each cell; cells that share a training run, an autoencoder or a seed are
-    not independent, and then whole clusters are resampled. The percentiles are Hesterberg's expanded ones
-    (2015, "What teachers should know about the bootstrap"): plain percentiles of n units are too narrow by
-    sqrt((n-1)/n) z/t. Below about five units prefer `t_interval` on the cluster means: no resampling can look
-    beyond the values it has.
-    """
-    values = finite_values(differences, level)
-    sums, counts = _by_cluster(values, clusters)
-    n = len(sums)
-    if n < 2:
-        raise ValueError(
-            f"a bootstrap needs 2 clusters, got {n}; give more runs, or cells that are independent"
-        )
-    rows = np.random.default_rng(seed).integers(n, size=(num_resamples, n))
-    means = sums[rows].sum(axis=1) / counts[rows].sum(axis=1)  # (num_resamples,)
-    outer = NormalDist().cdf(-((n / (n - 1)) ** 0.5) * student_quantile((1 + level) / 2, n - 1))
-    low, high = np.quantile(means, [outer, 1 - outer]).tolist()
-    method = "bootstrap over cells" if clusters is None else "bootstrap over clusters"
-    return Interval(estimate=float(values.mean()), low=low, high=high, level=level, n=n, method=method)
 
 
 def wilson_interval(successes: int, total: int, *, level: float = 0.95) -> Interval:
@@ -142,16 +109,6 @@ def _student_share(angle: float, degrees: float) -> float:
 
     whole = min(np.pi / 2, 12 / max(degrees, 1) ** 0.5)
     return 0.5 + 0.5 * integral(min(angle, whole)) / integral(whole)
-
-
-def _by_cluster(values: np.ndarray, clusters: Sequence[object] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Sum and number of cells of each cluster, in order of first appearance."""
-    labels = list(range(len(values))) if clusters is None else list(clusters)
-    if len(labels) != len(values):
-        raise ValueError(f"{len(labels)} cluster labels for {len(values)} cells; give one for each cell")
-    number = {label: i for i, label in enumerate(dict.fromkeys(labels))}
-    rows = np.array([number[label] for label in labels])
-    return np.bincount(rows, weights=values), np.bincount(rows).astype(np.float64)
 
 
 def _check_level(level: float) -> None:

@@ -7,7 +7,7 @@ reads "a quarter more".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 
@@ -32,7 +32,6 @@ __all__ = [
     "main_protocol",
     "pair",
     "pair_noise",
-    "peak",
     "pooled",
     "profile",
     "without_outliers",
@@ -218,21 +217,6 @@ def without_outliers(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows within OUTLIER_FACTOR of the best FID of their autoencoder and step."""
     best = rows.groupby(["ae", "step"])["lnfid"].transform("min")
     return rows[rows["lnfid"] <= best + math.log(OUTLIER_FACTOR)]
-
-
-def peak(shifts: Iterable[float], values: Iterable[float]) -> float:
-    """ln alpha of the lowest value: the vertex of the parabola through it and its neighbours.
-
-    On an edge of the grid it is the edge.
-    """
-    x, y = np.log(np.array(list(shifts))), np.array(list(values))
-    order = np.argsort(x)
-    x, y = x[order], y[order]
-    i = int(np.argmin(y))
-    if i in (0, len(x) - 1):
-        return float(x[i])
-    a, b, _ = np.polyfit(x[i - 1 : i + 2] - x[i], y[i - 1 : i + 2], 2)
-    return float(x[i] - b / (2 * a)) if a > 0 else float(x[i])
 
 
 def _others(table: pd.DataFrame, seed: object) -> pd.Series:
