@@ -158,6 +158,8 @@ def test_shifts_are_even_in_the_fourth_root():
         ({"checkpoints": (400, 800)}, "2 checkpoints draw no curve; give at least 4"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0; it must be above 0"),
+        ({"repa_weight": 0.0}, "repa_weight is 0.0; it must be above 0"),
+        ({"repa_weight": -0.5}, "repa_weight is -0.5"),
         ({"reconstruction_images": -1}, "reconstruction_images is -1"),
     ],
 )
@@ -165,6 +167,10 @@ def test_a_fault_is_one_line_with_value_and_remedy(changes, message):
     with pytest.raises(ValueError, match=message) as problem:
         validate(replace(Study(name="x"), **changes))
     assert "\n" not in str(problem.value)
+
+
+def test_a_study_without_repa_has_no_use_for_its_weight():
+    assert validate(replace(Study(name="x"), repas=("none",), repa_weight=0.0)).repa_weight == 0
 
 
 def test_a_draft_may_be_small():

@@ -130,7 +130,7 @@ class Study:
     ema_decay: float = 0.99
     """Per update; the averaged weights are the ones evaluated."""
     repa_weight: float = 0.5
-    """On the alignment loss of the arms with REPA."""
+    """On the alignment loss of the arms with REPA, > 0 where there are any."""
     class_dropout: float = 0.1
     """Share of the training labels replaced by the null label."""
     num_train_images: int = 16_384
@@ -258,6 +258,8 @@ def validate(study: Study) -> Study:
     )
     for field in (*counts, "learning_rate", "guidance", "num_workers"):
         check_positive(where, field, getattr(study, field))
+    if any(arm.repa != "none" for arm in arms):
+        check_positive(where, "repa_weight", study.repa_weight)
     if not 0 <= study.ema_decay < 1:
         raise ValueError(f"{where}: ema_decay is {study.ema_decay}; choose 0 <= ema_decay < 1")
     _checkpoints(where, study)
