@@ -72,6 +72,16 @@ def test_best_is_the_minimum_and_held_out_never_flatters():
     assert best_parameters(plant(seeds=(0,)))["held_out"].isna().all()
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_seed_in_progress_changes_nothing_held_out(seeds):
+    whole = plant(noise=0.15, seeds=seeds)
+    late = plant(noise=0.15, seeds=(2,))
+    rows = pd.concat([whole, late[(late["trainshift"] == 1.0) & (late["trainp"] != "ln")]])
+    for function in (best_parameters, sensitivity, lambda table: fidelity(table, plant_reconstruction())):
+        held_out, alone = function(rows)["held_out"], function(whole)["held_out"]
+        assert held_out.isna().all() if len(seeds) == 1 else held_out.tolist() == alone.tolist()
+
+
 def test_curves_hold_best_no_shift_and_own_shift():
     table = curves(ROWS)
     assert set(table["curve"]) == set(CURVES) and len(table) == 3 * 4 * 2 * 2

@@ -2,7 +2,8 @@
 
 Every function takes a results table of one data set and returns a tidy table, whose columns its docstring
 lists. FIDs are means over seeds. Where a best setting is chosen, the same choice made on one seed and scored
-on the others stands beside it (`held_out`): the smallest of 150 noisy numbers is smaller than the truth.
+on the others stands beside it (`held_out`, of the seeds that hold every setting): the smallest of 150 noisy
+numbers is smaller than the truth.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flowlab.study.contrasts import (
     level_gap,
     main_protocol,
     pair_noise,
+    whole_seeds,
     without_outliers,
 )
 from flowlab.study.grid import in_order, own_shift, rule_shift
@@ -83,8 +85,8 @@ def best_parameters(rows: pd.DataFrame) -> pd.DataFrame:
     """Table 2: the best setting of each step, autoencoder and REPA setting.
 
     The columns of `seed_means`, then held_out (FID of the setting chosen on the other seeds; nan with one
-    seed) and num_tied (settings, itself included, whose mean lies within the noise of a pair of chosen runs /
-    sqrt(seeds): how little the winner means).
+    whole seed) and num_tied (settings, itself included, whose mean lies within the noise of a pair of chosen
+    runs / sqrt(seeds): how little the winner means).
     """
     table, chosen = seed_means(rows), main_protocol(rows)
     lines = []
@@ -153,17 +155,14 @@ def sensitivity(rows: pd.DataFrame, *, repa: str = "none", step: int | None = No
 
     Columns: ae, factor, best_level, worst_level, of_worst = (worst - best) / worst and of_best = (worst -
     best) / best from the means over seeds, held_out (as of_worst, levels chosen on the other seeds; nan with
-    one seed), num_levels, num_seeds, num_dropped (rows above the limit of SENSITIVITY_RULE).
+    one whole seed), num_levels, num_seeds, num_dropped (rows above the limit of SENSITIVITY_RULE).
     """
-    kept, levels = (
-        without_outliers(at_step(rows, repa=repa, step=step)),
-        sensitivity_levels(rows, repa=repa, step=step),
-    )
-    dropped = at_step(rows, repa=repa, step=step)["ae"].value_counts() - kept["ae"].value_counts()
+    chosen, levels = at_step(rows, repa=repa, step=step), sensitivity_levels(rows, repa=repa, step=step)
+    dropped = chosen["ae"].value_counts() - without_outliers(chosen)["ae"].value_counts()
     lines = []
     for (ae, factor), group in levels.groupby(["ae", "factor"], sort=False):
         best, worst = group.loc[group["fid"].idxmin()], group.loc[group["fid"].idxmax()]
-        gap = level_gap(kept[kept["ae"] == ae], str(factor))
+        gap = level_gap(without_outliers(whole_seeds(chosen[chosen["ae"] == ae])), str(factor))
         lines.append(
             {
                 "ae": ae,
@@ -247,7 +246,7 @@ def _ours(rows: pd.DataFrame, reconstruction: pd.DataFrame) -> Iterator[tuple[tu
 
 
 def _held_out(rows: pd.DataFrame) -> float:
-    scores = held_out_best(rows)
+    scores = held_out_best(whole_seeds(rows))
     return float(np.exp(scores).mean()) if len(scores) > 1 else math.nan
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "pair_noise",
     "pooled",
     "profile",
+    "whole_seeds",
     "without_outliers",
 ]
 
@@ -140,6 +141,15 @@ def at_step(rows: pd.DataFrame, *, repa: str | None = None, step: int | None = N
 def best_sampling(rows: pd.DataFrame) -> pd.DataFrame:
     """Each checkpoint of each run at its best sampling shift."""
     return rows.groupby([*RUN, "seed"], as_index=False)["lnfid"].min()
+
+
+def whole_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the seeds that hold every setting in `rows`, of one autoencoder and step.
+
+    A seed in progress would be scored on the few settings it has, and leave the others only those.
+    """
+    setting = rows.groupby(SETTINGS).ngroup()
+    return rows[setting.groupby(rows["seed"]).transform("nunique") == setting.nunique()]
 
 
 def held_out_best(rows: pd.DataFrame, settings: Sequence[str] = SETTINGS) -> pd.Series:
