@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from flowlab.core import checkpoints
 from flowlab.core.config import config_id, to_dict
 from flowlab.core.files import read_json, write_json
-from flowlab.jobs.cell import find_cell, flow_config, neediest_cell, run_cell
+from flowlab.jobs.cell import find_cell, flow_config, neediest_cell, run_cell, train_cell
 from flowlab.jobs.files import load_study
 from flowlab.study.grid import Arm, Cell, cells
 from flowlab.study.results import COLUMNS, read_results, read_rows
@@ -147,6 +149,18 @@ def test_training_time_survives_a_kill_before_the_first_row(folder):
     assert (
         len(kept) < len(lines) and seconds.iloc[0] == read_json(path.with_name("clock.json"))["seconds"] > 0
     )
+
+
+def test_a_run_trained_again_has_the_same_weights_and_no_rows(folder):
+    cell, copy = finished(0, folder), folder.parent / "copy"
+    train_cell(STUDY, cell, copy)
+    whole, again = (
+        checkpoints.latest(path / "cells" / cell.run_id / "checkpoints") for path in (folder, copy)
+    )
+    assert whole and again and whole.name == again.name
+    pairs = zip(*(checkpoints.load(path)[0]["ema.model"].items() for path in (whole, again)), strict=True)
+    assert all(name == other and torch.equal(a, b) for (name, a), (other, b) in pairs)
+    assert not (copy / "cells" / cell.run_id / "rows.jsonl").exists()
 
 
 def test_the_sheet_is_there_before_its_row(folder, monkeypatch):

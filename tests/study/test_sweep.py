@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from flowlab.study import results
-from flowlab.study.grid import Arm, Study
+from flowlab.study.engine import Job
+from flowlab.study.grid import Arm, Study, cells
 from flowlab.study.studies import SamplingSweep
-from flowlab.study.sweep import missing_points, seconds_of_points
+from flowlab.study.sweep import missing_points, run_sweep, seconds_of_points, untrained
 
 ARMS = (Arm(ae="sd"), Arm(ae="rae"), Arm(ae="rae", trainshift=6.93))
 STUDY = Study(name="toy", arms=ARMS, num_sample_steps=50, sampler="euler", seconds_per_evaluation=8.0)
@@ -51,6 +53,40 @@ def test_a_complete_run_is_left_out() -> None:
         [_row(run, STUDY.num_steps, *point) for run, points in todo.items() for point in points]
     )
     assert missing_points(one, STUDY, rows) == {}
+
+
+class Recorder:
+    """An engine whose jobs end at once; `commands` are what they were."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+
+    def submit(self, command: list[str], log: Path, num_threads: int) -> Job:
+        self.commands.append(" ".join([*command[2:3], *command[4:]]))
+        return Job(len(self.commands), log)
+
+    def poll(self, job: Job) -> str:
+        return "done"
+
+    def cancel(self, job: Job) -> None:
+        raise AssertionError(job)
+
+
+def test_a_run_that_came_without_its_checkpoint_is_trained_again_first(tmp_path: Path) -> None:
+    """And one that lacks rows is left to the study, which trains and evaluates it."""
+    sd, rae, _ = (cell.run_id for cell in cells(STUDY))
+    rows = [_row(sd, step, "euler", 50, shift) for step in STUDY.checkpoints for shift in STUDY.sample_shifts]
+    results.write_results(tmp_path / "results.parquet", results.frame(rows))
+    one, engine = replace(SWEEP, num_sample_steps=(10,), samplers=("euler",)), Recorder()
+    found = results.collect(tmp_path)
+    assert untrained(STUDY, tmp_path, found, missing_points(one, STUDY, found)) == cells(STUDY)[:1]
+    run_sweep(one, STUDY, tmp_path, workers=1, engine=engine, say=lambda line: None)
+    sweeps = [f"flowlab.jobs.sweep {run} euler/10/1.0 euler/10/6.93" for run in (sd, rae)]
+    trained = f"flowlab.jobs.cell {sd} --train-only"
+    assert engine.commands == ["flowlab.jobs.prepare sd", trained, *sweeps]
+    (tmp_path / "cells" / sd / "checkpoints" / f"step_{STUDY.num_steps:08d}").mkdir(parents=True)
+    run_sweep(one, STUDY, tmp_path, workers=1, engine=engine, say=lambda line: None)
+    assert engine.commands[4:] == sweeps
 
 
 def test_cost_counts_evaluations_of_the_network() -> None:

@@ -1,7 +1,7 @@
 """One run of a study: train, evaluate every checkpoint at every sampling shift, append a row for each.
 
-`python -m flowlab.jobs.cell STUDY_FOLDER RUN_ID [--until-step N]`. Started again, it computes only what
-is missing.
+`python -m flowlab.jobs.cell STUDY_FOLDER RUN_ID [--until-step N | --train-only]`. Started again, it computes
+only what is missing.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ from flowlab.train.optim import OptimiserConfig
 from flowlab.train.run import start
 from flowlab.train.state import Record, TrainState
 
-__all__ = ["find_cell", "flow_config", "main", "run_cell", "sampling_config", "study_yardstick"]
+__all__ = [
+    "find_cell",
+    "flow_config",
+    "main",
+    "run_cell",
+    "sampling_config",
+    "study_yardstick",
+    "train_cell",
+]
 
 JUDGE = "digits judge"
 
@@ -59,6 +67,15 @@ def run_cell(study: Study, cell: Cell, study_folder: Path, until_step: int | Non
         run.clock.note(record)
         if record.saved and record.step in study.checkpoints:
             run.evaluate_checkpoint()
+
+
+def train_cell(study: Study, cell: Cell, study_folder: Path) -> None:
+    """Train `cell` to its end and evaluate nothing: for a run whose rows were copied without its weights."""
+    folder = study_folder / "cells" / cell.run_id
+    _, records = start(flow_config(study, cell, study_folder), folder)
+    clock = Clock(folder)
+    for record in records:
+        clock.note(record)
 
 
 def restart_if_rows_were_lost(study: Study, folder: Path) -> None:
@@ -252,11 +269,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study_folder", type=Path)
     parser.add_argument("run_id")
-    parser.add_argument("--until-step", type=int)
+    until = parser.add_mutually_exclusive_group()
+    until.add_argument("--until-step", type=int)
+    until.add_argument("--train-only", action="store_true")
     options = parser.parse_args()
     with reporting():
         study = load_study(options.study_folder)
-        run_cell(study, find_cell(study, options.run_id), options.study_folder, options.until_step)
+        cell = find_cell(study, options.run_id)
+        if options.train_only:
+            train_cell(study, cell, options.study_folder)
+        else:
+            run_cell(study, cell, options.study_folder, options.until_step)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,20 @@ from flowlab.core.files import exclusive, read_json, write_json
 from flowlab.core.stopping import terminating
 from flowlab.study import results
 from flowlab.study.engine import Engine, Job, LocalEngine
-from flowlab.study.grid import Study, validate
+from flowlab.study.grid import Cell, Study, validate
 from flowlab.study.plots.words import fid_label
 
-__all__ = ["Outcome", "Shift", "Task", "check_folder", "claim_folder", "gather", "run", "work_through"]
+__all__ = [
+    "Outcome",
+    "Shift",
+    "Task",
+    "cell_tasks",
+    "check_folder",
+    "claim_folder",
+    "gather",
+    "run",
+    "work_through",
+]
 
 POLL_SECONDS = 0.3
 FREE = {  # of the machine, or without effect on a result: a folder may go on with others
@@ -197,15 +207,21 @@ class Shift:
 
 def tasks(study: Study, folder: Path) -> Iterator[Task]:
     """What is still to do, in order: each cell right after the autoencoder that it needs."""
+    jobs = results.next_jobs(study, results.collect(folder))
+    return cell_tasks(folder, ((job.cell, ["--until-step", str(job.until_step)]) for job in jobs))
+
+
+def cell_tasks(folder: Path, work: Iterable[tuple[Cell, list[str]]]) -> Iterator[Task]:
+    """A task for each cell and its options, right after the autoencoder that it needs."""
     prepared = set()
-    for job in results.next_jobs(study, results.collect(folder)):
-        ae = job.cell.arm.ae
+    for cell, options in work:
+        ae = cell.arm.ae
         name = f"prepare {ae}"
         if ae not in prepared and not is_prepared(ae, folder):
             yield Task(name, [sys.executable, "-m", "flowlab.jobs.prepare", str(folder), ae], None)
         prepared.add(ae)
-        words = [str(folder), job.run_id, "--until-step", str(job.until_step)]
-        yield Task(job.run_id, [sys.executable, "-m", "flowlab.jobs.cell", *words], name)
+        words = [str(folder), cell.run_id, *options]
+        yield Task(cell.run_id, [sys.executable, "-m", "flowlab.jobs.cell", *words], name)
 
 
 def is_prepared(ae: str, folder: Path) -> bool:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from flowlab.core import checkpoints
 from flowlab.core.devices import num_workers
 from flowlab.study import results
 from flowlab.study.engine import Engine, LocalEngine
-from flowlab.study.grid import SAMPLERS, Study
-from flowlab.study.runner import Outcome, Shift, Task, gather, work_through
+from flowlab.study.grid import SAMPLERS, Cell, Study, cells
+from flowlab.study.runner import Outcome, Shift, Task, cell_tasks, gather, work_through
 from flowlab.study.studies import SamplingSweep, sweep_cells, sweep_points, validate_sweep
 
-__all__ = ["Points", "missing_points", "run_sweep", "seconds_of_points"]
+__all__ = ["Points", "missing_points", "run_sweep", "seconds_of_points", "untrained"]
 
 Points = dict[str, list[tuple[str, int, float]]]
 """run_id => (sampler, steps, sampling shift)."""
@@ -35,6 +36,13 @@ def missing_points(sweep: SamplingSweep, study: Study, rows: pd.DataFrame) -> Po
     return lacking
 
 
+def untrained(study: Study, folder: Path, rows: pd.DataFrame, points: Points) -> list[Cell]:
+    """The complete runs of `points` without their last checkpoint, as a folder of copied rows has them."""
+    incomplete = {job.run_id for job in results.next_jobs(study, rows)}
+    complete = [cell for cell in cells(study) if cell.run_id in points and cell.run_id not in incomplete]
+    return [cell for cell in complete if _last_step(folder / "cells" / cell.run_id) != study.num_steps]
+
+
 def seconds_of_points(study: Study, points: Points) -> float:
     """Core-seconds, scaled from the study's measured evaluation by evaluations of the network."""
     base = SAMPLERS[study.sampler] * study.num_sample_steps
@@ -51,16 +59,17 @@ def run_sweep(
     engine: Engine | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
-    """Compute the missing points in the study's folder; a run not trained to its end counts as failed."""
-    todo = missing_points(sweep, study, results.collect(folder))
-    tasks = [
-        Task(
-            f"sweep {run}",
-            [sys.executable, "-m", "flowlab.jobs.sweep", str(folder), run, *map(_word, points)],
-            None,
-        )
-        for run, points in todo.items()
-    ]
+    """Compute the missing points in the study's folder; a run that lacks rows counts as failed.
+
+    A run that has its rows and lacks its last checkpoint is trained again first.
+    """
+    rows = results.collect(folder)
+    todo = missing_points(sweep, study, rows)
+    again = untrained(study, folder, rows, todo)
+    tasks = list(cell_tasks(folder, [(cell, ["--train-only"]) for cell in again]))
+    for run, points in todo.items():
+        words = [str(folder), run, *map(_word, points)]
+        tasks.append(Task(f"sweep {run}", [sys.executable, "-m", "flowlab.jobs.sweep", *words], needs=run))
     shift = Shift(
         folder=folder,
         gather=lambda: list(missing_points(sweep, study, gather(study, folder))),
@@ -69,6 +78,11 @@ def run_sweep(
         num_slots=num_workers(workers),
     )
     return work_through(tasks, shift)
+
+
+def _last_step(cell_folder: Path) -> int:
+    newest = checkpoints.latest(cell_folder / "checkpoints")
+    return 0 if newest is None else checkpoints.step_of(newest)
 
 
 def _word(point: tuple[str, int, float]) -> str:

@@ -130,14 +130,18 @@ def sweep(name: str, settings: SamplingSweep, options: SweepOptions) -> None:
     from flowlab.core.devices import num_workers
     from flowlab.jobs.files import load_study
     from flowlab.study import results
-    from flowlab.study.sweep import missing_points, run_sweep, seconds_of_points
+    from flowlab.study.grid import estimate
+    from flowlab.study.sweep import missing_points, run_sweep, seconds_of_points, untrained
 
     folder = _folder(settings.study, options.out)
-    study = load_study(folder)
-    todo = missing_points(settings, study, results.collect(folder))
+    study, rows = load_study(folder), results.collect(folder)
+    todo = missing_points(settings, study, rows)
+    again = untrained(study, folder, rows, todo)
     print("".join(f"  {run:<36} {len(points):>4} points\n" for run, points in todo.items()), end="")
     work, workers = seconds_of_points(study, todo), num_workers(options.workers)
-    print(f"to do: {len(todo)} runs, about {_clock(work / workers)} with {_workers(workers)}")
+    work += estimate(study, again).train_seconds
+    first = f" ({len(again)} trained again first: their checkpoints are not here)" if again else ""
+    print(f"to do: {len(todo)} runs{first}, about {_clock(work / workers)} with {_workers(workers)}")
     if options.dry_run:
         return
     outcome = run_sweep(settings, study, folder, workers=options.workers)
