@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from flowlab.evaluate.latents import LatentStatistics
 from flowlab.evaluate.reference import yardstick
 from flowlab.features.embedded import load_judge, load_teacher
 from flowlab.generate.sampling import SamplingConfig
-from flowlab.jobs.cell import JUDGE
+from flowlab.jobs.cell import JUDGE, Clock
 from flowlab.jobs.files import reporting
 from flowlab.presets import PRESETS
 from flowlab.study.ablation import MEASURED, Ablation, load
@@ -41,7 +40,7 @@ __all__ = ["ae_config", "flow_config", "main", "run_arm"]
 
 
 def run_arm(ablation: Ablation, arm: str, seed: int, folder: Path) -> None:
-    """Leave `rows/<arm>_s<seed>_f<flow seed>.json` for each flow seed."""
+    """Leave `rows/<arm>_s<seed>_f<flow seed>.json` for each flow seed; those that are there stay."""
     runs = folder / "runs" / f"{arm}_s{seed}"
     config = ae_config(ablation, arm, seed)
     ae_file, _, ae_seconds = _trained(config, runs / "autoencoder")
@@ -54,8 +53,9 @@ def run_arm(ablation: Ablation, arm: str, seed: int, folder: Path) -> None:
         "identity": model.identity,
     }
     for flow_seed in ablation.flow_seeds:
-        row = shared | _learnability(ablation, config.dataset, ae_file, runs, flow_seed)
-        write_json(folder / "rows" / f"{arm}_s{seed}_f{flow_seed}.json", row)
+        path = folder / "rows" / f"{arm}_s{seed}_f{flow_seed}.json"
+        if not path.is_file():
+            write_json(path, shared | _learnability(ablation, config.dataset, ae_file, runs, flow_seed))
     shutil.rmtree(runs / "cache", ignore_errors=True)  # encoded images that no other run reads
 
 
@@ -101,13 +101,12 @@ def _reconstruction(ablation: Ablation, model: Autoencoder, dataset: str) -> dic
 
 
 def _trained(config: Any, folder: Path) -> tuple[Path, TrainState, float]:
-    """Train or resume; the exported file, the state, and the seconds of this call's updates."""
+    """Train or resume; the exported file, the state, and the seconds of all its updates."""
     state, records = start(config, folder)
-    begun = time.perf_counter()
+    clock = Clock(folder)
     for record in records:
-        del record
-    seconds = time.perf_counter() - begun
-    return recipe_of(config).export(state, folder), state, seconds
+        clock.note(record)
+    return recipe_of(config).export(state, folder), state, clock.seconds
 
 
 # ---- an ablation's settings as configurations --------------------------------------------------------------

@@ -10,7 +10,7 @@ import argparse
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from flowlab.train.run import start
 from flowlab.train.state import Record, TrainState
 
 __all__ = [
+    "Clock",
     "find_cell",
     "flow_config",
     "main",
@@ -64,7 +65,7 @@ def run_cell(study: Study, cell: Cell, study_folder: Path, until_step: int | Non
         run.evaluate_checkpoint()
     run.clock.start()
     for record in records:
-        run.clock.note(record)
+        run.note(record)
         if record.saved and record.step in study.checkpoints:
             run.evaluate_checkpoint()
 
@@ -97,12 +98,11 @@ def missing_shifts(study: Study, folder: Path, step: int) -> list[float]:
 
 
 class Clock:
-    """Training seconds up to the last checkpoint, kept beside it, and the losses of this process."""
+    """Training seconds up to the last checkpoint, kept beside it."""
 
     def __init__(self, folder: Path):
         self.path = folder / "clock.json"
         self.seconds: float = read_json(self.path)["seconds"] if self.path.is_file() else 0.0
-        self.losses: list[Tensor] = []
         self.start()
 
     def start(self) -> None:
@@ -111,15 +111,10 @@ class Clock:
 
     def note(self, record: Record) -> None:
         """Count the update that `record` describes."""
-        self.losses.append(record.scalars["flow"])
         if record.saved:
             self.seconds += time.perf_counter() - self._started
             write_json(self.path, {"step": record.step, "seconds": self.seconds})
             self.start()
-
-    def mean_loss(self) -> float:
-        """Mean flow loss of the last hundred updates; NaN right after a resume."""
-        return float(torch.stack(self.losses[-100:]).mean()) if self.losses else float("nan")
 
 
 @dataclass
@@ -133,6 +128,17 @@ class Run:
     state: TrainState
     yardstick: Yardstick
     clock: Clock
+    losses: list[Tensor] = field(default_factory=list)
+    """Of this process."""
+
+    def note(self, record: Record) -> None:
+        """Count the update that `record` describes."""
+        self.losses.append(record.scalars["flow"])
+        self.clock.note(record)
+
+    def mean_loss(self) -> float:
+        """Mean flow loss of the last hundred updates; NaN right after a resume."""
+        return float(torch.stack(self.losses[-100:]).mean()) if self.losses else float("nan")
 
     def evaluate_checkpoint(self) -> None:
         """Append the rows that this step still lacks."""
@@ -141,7 +147,7 @@ class Run:
         before = self.clock.seconds
         for result in sample_and_judge(self.study, model, autoencoder, self.yardstick, shifts):
             row = row_of(self.study, self.cell, self.config, self.state, result.numbers)
-            row |= {"loss": self.clock.mean_loss(), "train_seconds": before}
+            row |= {"loss": self.mean_loss(), "train_seconds": before}
             self._keep_sheet(result, row)  # before the row: a row that exists is never computed again
             append_row(self.folder / "rows.jsonl", row)
         self.clock.start()
