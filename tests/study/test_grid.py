@@ -206,7 +206,7 @@ def test_the_sweep_samples_finished_runs_of_its_study():
     chosen = sweep_cells(sweep, study)
     assert {cell.arm.ae for cell in chosen} == set(PAPER_AUTOENCODERS)
     assert {cell.run_id for cell in chosen} <= {cell.run_id for cell in cells(study)}
-    assert len(sweep_points(sweep)) == 4 * 2 * 5
+    assert len(sweep_points(sweep)) == 4 * 2 * 7 and max(sweep.sample_shifts) > max(study.sample_shifts)
     assert sweep_points(sweep)[0][:2] == ("euler", 10) and sweep_points(sweep)[-1][:2] == ("heun", 100)
 
 

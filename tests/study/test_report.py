@@ -335,7 +335,7 @@ def test_too_many_rows_are_thinned_and_it_says_so(tmp_path, monkeypatch):
     rows = synthetic.rows(aes=("sd",), seeds=(0,), shifts=(1.0, 2.95))
     page = _page(_write(tmp_path, rows))
     last = (rows["step"] == rows["step"].max()).sum()
-    assert MAX_ROWS > 5440  # the whole of mini with its sweep
+    assert MAX_ROWS > 5616  # the whole of mini with its sweep
     assert f"Of {len(rows)} rows the {last} of the last step are shown." in page
 
 

@@ -174,8 +174,8 @@ class SamplingSweep:
     """Updates from noise to data; Heun evaluates the network twice in each."""
     samplers: tuple[str, ...] = ("euler", "heun")
     """Keys of SAMPLERS."""
-    sample_shifts: tuple[float, ...] = SHIFTS
-    """Each > 0."""
+    sample_shifts: tuple[float, ...] = WIDE_SHIFTS
+    """Each > 0. Wide: the best of SHIFTS is the last one in 113 of the 120 runs of mini's seed 0."""
 
 
 SWEEPS = {"mini": SamplingSweep(study="mini")}
