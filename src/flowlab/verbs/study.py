@@ -317,7 +317,7 @@ VERBS = {
         run=report,
         options=FolderOptions,
         summary="Write report.html from the rows there are: one file that opens from disk.",
-        examples=("flowlab study report quickstart", "flowlab study report mini --out results/mini"),
+        examples=("flowlab study report quickstart", "flowlab study report mini --out runs/one_seed"),
         subject="NAME",
         names=studies,
     ),
