@@ -71,6 +71,14 @@ def test_an_edit_leaves_the_rest_of_its_first_reference() -> None:
 # ---- numbers -----------------------------------------------------------------------------------------------
 
 
+def test_what_ships_follows_its_prompts(reader: SceneReader) -> None:
+    shipped = Pipeline.from_pretrained("flux2_scenes")
+    (result,) = scenes.evaluate(shipped, reader, ("hex",), SceneScoring(num_prompts=12), progress=False)
+    found, floor = (result.judged[source].numbers() for source in ("model", "floor"))
+    assert found["background"].estimate >= 0.9
+    assert found["median_delta_e"].estimate < floor["median_delta_e"].estimate / 2
+
+
 def test_the_truth_is_the_ceiling_and_ignoring_the_prompt_the_floor(results: Sequence[Scored]) -> None:
     for result in results:
         share = {source: judged.numbers()["all"].estimate for source, judged in result.judged.items()}
