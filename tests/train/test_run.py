@@ -56,6 +56,18 @@ def test_a_signal_saves_the_update_in_hand_and_the_same_call_goes_on(tmp_path, m
     assert run(config, tmp_path).is_file()
 
 
+def test_a_request_is_kept_where_there_is_no_terminal_to_tell(monkeypatch):
+    def gone(*given):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.write", gone)
+    request = StopRequest()
+    with request.listening():
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(0)
+    assert request.made
+
+
 def test_a_second_signal_ends_at_once():
     request = StopRequest()
     with pytest.raises(KeyboardInterrupt), request.listening():

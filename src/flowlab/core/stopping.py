@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 __all__ = ["StopRequest", "terminating"]
@@ -35,7 +35,8 @@ class StopRequest:
         if self.made:
             _interrupt(number, frame)
         self.made = True
-        os.write(2, b"\nsaving, then ending; once more to end at once\n")  # `print` cannot be entered twice
+        with suppress(OSError):  # after SIGHUP there may be no terminal; `print` cannot be entered twice
+            os.write(2, b"\nsaving, then ending; once more to end at once\n")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
