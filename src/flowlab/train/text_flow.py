@@ -16,8 +16,7 @@ from flowlab.autoencoders.base import Autoencoder, Moments
 from flowlab.autoencoders.sensitivity import channel_sensitivity, channel_weights
 from flowlab.autoencoders.sizes import AUTOENCODERS
 from flowlab.backbones.condition import Condition
-from flowlab.backbones.flux import Flux
-from flowlab.backbones.flux1 import Flux1Spec
+from flowlab.backbones.flux import Flux, FluxSpec
 from flowlab.backbones.flux2 import Flux2Spec
 from flowlab.backbones.flux_sizes import FLUX_SIZES, build_flux
 from flowlab.core.choices import lookup
@@ -402,7 +401,7 @@ def export(state: TrainState, folder: Path) -> Path:
     return file
 
 
-def _surroundings(fixed: Fixed, spec: Flux1Spec | Flux2Spec) -> dict[str, str]:
+def _surroundings(fixed: Fixed, spec: FluxSpec) -> dict[str, str]:
     """What `generate` needs to know, and the training's judgement of its latents.
 
     Of the variants only klein's base samples as a FLUX.2 without guidance was trained; the embedded ones are
