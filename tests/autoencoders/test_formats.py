@@ -401,6 +401,16 @@ def test_damaged_folders_are_named(tmp_path):
             load(tmp_path)
 
 
+def test_a_flux2_autoencoder_of_another_build_is_refused(tmp_path):
+    """The general adapter would leave its BatchNorm statistics out."""
+    save_diffusers(random_model("flux2"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"batch_norm_eps": 1e-5}, {"patch_size": [2, 1]}):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ValueError, match="describes an AutoencoderKLFlux2 unlike any published"):
+            load(tmp_path)
+
+
 def test_pickles_of_before_2020_are_read_and_damaged_ones_named(tmp_path):
     model = random_model("sd")
     save_official(model, tmp_path / "a.safetensors")

@@ -95,13 +95,34 @@ def test_the_time_is_rounded_as_published_where_asked(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file(official("flux2"), path)
     exact, rounded = (load(path, time_rounding=name) for name in ("none", "bfloat16"))
-    given = inputs(exact)
+    given = {**inputs(exact), "guidance": torch.tensor([4.0, 4.0])}  # which stays
     units = (torch.tensor(0.7672).bfloat16() * 1000).item()
     assert units in (764, 768)
     found = rounded.velocity(**{**given, "t": torch.tensor([0.7672, 0.5])})
     wanted, other = (exact.velocity(**{**given, "t": torch.tensor([t, 0.5])}) for t in (units / 1000, 0.7672))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     assert not torch.allclose(found[0], other[0], atol=1e-4)
+
+
+@torch.no_grad()
+def test_the_guidance_scale_is_rounded_likewise(tmp_path: Path) -> None:
+    """3.5 becomes 3504 thousandths in bfloat16, and 4 stays."""
+    path = tmp_path / "model.safetensors"
+    save_file(official("flux2"), path)
+    exact, rounded = (load(path, time_rounding=name) for name in ("none", "bfloat16"))
+    assert (torch.tensor(3.5).bfloat16() * 1000).item() == 3504
+    given = {**inputs(exact), "t": torch.tensor([0.5, 0.5])}
+    found = rounded.velocity(**{**given, "guidance": torch.tensor([3.5, 4.0])})
+    wanted, other = (exact.velocity(**{**given, "guidance": torch.tensor([g, 4.0])}) for g in (3.504, 3.5))
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    assert not torch.allclose(found[0], other[0], atol=1e-5)
+
+
+def test_rounding_is_chosen_of_files_that_state_their_spec(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_official(tiny("flux2"), path)
+    assert load(path).spec.time_rounding == "none"
+    assert load(path, time_rounding="bfloat16").spec.time_rounding == "bfloat16"
 
 
 def test_a_file_that_states_its_spec_is_believed(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_what_is_not_told_must_be_given(model_file: Path, tmp_path: Path) -> Non
         locate(tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="does not say which text"):
         locate(tmp_path / "bare.safetensors", autoencoder="flux2_photos")
-    with pytest.raises(ValueError, match="give variant flux2_klein or flux2_klein_base"):
+    with pytest.raises(ValueError, match="give variant flux2_klein .*flux2_klein_kv .*or flux2_klein_base"):
         locate(tmp_path / "bare.safetensors", autoencoder="flux2_photos", text_encoder="qwen3")
     found = locate(
         tmp_path / "bare.safetensors", autoencoder="sd", text_encoder="qwen3", variant="flux2_klein"

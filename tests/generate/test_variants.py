@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from PIL import Image
 
 from flowlab.flow.schedules import flux1_grid, flux2_grid, sampling_grid
-from flowlab.generate.references import SIZES
-from flowlab.generate.variants import VARIANTS, check_size, settle_guidance, settle_steps, times_of
+from flowlab.generate.references import SIZES, prepare_all
+from flowlab.generate.variants import (
+    VARIANTS,
+    check_size,
+    settle_guidance,
+    settle_steps,
+    times_of,
+    within_aspect,
+)
 
 
 def test_published_defaults() -> None:
@@ -66,3 +74,11 @@ def test_sizes_from_64_pixels_to_four_megapixels() -> None:
     ):
         with pytest.raises(ValueError, match=part):
             check_size("flux2_dev", *size, 16)
+
+
+def test_the_longest_reference_still_gives_a_size() -> None:
+    (given,) = prepare_all([Image.new("RGB", (1000, 125))], stride=16)
+    assert given.image.size == (992, 112), "cropped to beyond 8:1"
+    assert within_aspect(*given.image.size) == (896, 112)
+    assert within_aspect(112, 992) == (112, 896) and within_aspect(500, 300) == (500, 300)
+    check_size("flux2_dev", *within_aspect(992, 112), 16)

@@ -1,7 +1,8 @@
 """The config.json of diffusers' AutoencoderKL and AutoencoderKLFlux2, read and written.
 
 Read here is what shapes cannot tell. What the trunk does not have (another activation, levels of another
-kind) makes `is_ours` false; the folder is then adapted by autoencoders/zoo.py.
+kind) makes `is_ours` false; an AutoencoderKL is then adapted by autoencoders/zoo.py, an AutoencoderKLFlux2
+refused, whose BatchNorm statistics the adapter would not apply.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from flowlab.autoencoders.families import group_of
 from flowlab.autoencoders.kl import KLAutoencoder, KLSpec
 from flowlab.autoencoders.normalise import BatchStatistics, ScaleShift
 
-__all__ = ["class_of", "complete", "is_ours", "scale_shift", "statistics", "written"]
+__all__ = ["FLUX2", "class_of", "complete", "is_ours", "scale_shift", "statistics", "written"]
 
 KL, FLUX2 = "AutoencoderKL", "AutoencoderKLFlux2"
 DOWN, UP = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D")

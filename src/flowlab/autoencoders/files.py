@@ -186,6 +186,11 @@ def _from_folder(
         return rae_files.from_diffusers(folder)
     if diffusers_config.is_ours(config):
         return formats.from_folder(config, folder, dtype, overrides)
+    if kind == diffusers_config.FLUX2:
+        raise ValueError(
+            f"{folder / 'config.json'} describes an {kind} unlike any published (its eps, widths, blocks or"
+            " patch); flowlab knows those of FLUX.2"
+        )
     return zoo.from_folder(folder, kind, dtype, formats.override(zoo.ZooSpec(), overrides))
 
 

@@ -5,8 +5,8 @@ over the steps of a sampling run `prepare` does once what does not change (text 
 reference tokens, and the modulations of all times) and `denoise` the rest.
 
 The time is embedded in float32. The published code rounds 1000 t to bfloat16 first, which moves it by up to
-3.5 of 1000 units (`time_rounding="bfloat16"` does so, too), and diffusers rounds otherwise again; their
-images differ from ours by as much.
+3.5 of 1000 units, and the guidance scale likewise (`time_rounding="bfloat16"` does so, too); diffusers rounds
+otherwise again; their images differ from ours by as much.
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ class Flux(nn.Module, ABC):
         if not isinstance(guidance, Tensor) or guidance.shape != (batch,):
             got = tuple(guidance.shape) if isinstance(guidance, Tensor) else repr(guidance)
             raise ValueError(f"guidance is {got}; give a tensor of one scale per sample, ({batch},)")
-        embedded = self.guidance_in(guidance)
+        embedded = self.guidance_in(ROUNDINGS[self.spec.time_rounding](guidance))
         return embedded if vector is None else embedded + vector
 
     def _activated(self, t: Tensor, vector: Tensor | None) -> Tensor:

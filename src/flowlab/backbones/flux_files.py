@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ def from_tensors(
     if spec is None:
         spec = _spec(layout, shapes, config, overrides, where)
     else:
-        _check_stated(spec, layout, overrides, where)
+        spec = _stated(spec, layout, overrides, where)
     model = _empty(spec, where)
     _check_shapes(model, table, shapes, where)
     _check_runs(
@@ -249,17 +250,23 @@ def _check_names(table: Mapping[str, Source], own: Mapping[str, str], layout: La
         raise ValueError(f"{where} has {len(unmatched)} tensors unknown to {title}, first {min(unmatched)!r}")
 
 
-def _check_stated(spec: Spec, layout: Layout, overrides: Mapping[str, Any], where: str) -> None:
-    """A file that states its spec holds that family, and takes only overrides that agree."""
+def _stated(spec: Spec, layout: Layout, overrides: Mapping[str, Any], where: str) -> Spec:
+    """A file that states its spec holds that family, and takes only overrides that agree.
+
+    How the time is rounded is the reader's choice: no weight depends on it.
+    """
     if not isinstance(spec, SPECS[layout.family]):
         stated = next(TITLES[name] for name, kind in SPECS.items() if isinstance(spec, kind))
         raise ValueError(
             f"{where} says that it is {stated}, but its tensors are of a {TITLES[layout.family]}"
         )
-    for name, value in settled(overrides, layout.family, where).items():
+    asked = settled(overrides, layout.family, where)
+    rounding = asked.pop("time_rounding", spec.time_rounding)
+    for name, value in asked.items():
         stated = getattr(spec, name)
         if value != stated:
             raise ValueError(f"{where} states {name} {stated!r} itself; {name}={value!r} contradicts it")
+    return replace(spec, time_rounding=rounding)
 
 
 def _check_shapes(

@@ -15,7 +15,7 @@ __all__ = ["ROUNDINGS", "FluxSpec"]
 
 
 def _as_published(t: Tensor) -> Tensor:
-    """t whose thousandfold is what BFL's code computes in bfloat16 before it is embedded."""
+    """What has for its thousandfold that which BFL's code computes of t in bfloat16 before it embeds it."""
     return (t.to(torch.bfloat16) * 1000).double().div(1000).float()
 
 
@@ -23,7 +23,7 @@ ROUNDINGS = {
     "none": lambda t: t,  #        float32 throughout
     "bfloat16": _as_published,  #  to the units that published images were made with: 4 of 1000 above t = 0.5
 }
-"""What becomes of the time (...) before it is embedded."""
+"""What becomes of the time (...), and of the guidance scale, before it is embedded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -187,8 +187,8 @@ def _guessed(outline: Flux1 | Flux2, text_encoder: str, path: Path | str) -> str
             return "flux2_klein_kv"
         if not spec.guidance:
             raise ValueError(
-                f"the shapes of {path} do not tell a distilled klein from its base; give variant"
-                " flux2_klein or flux2_klein_base"
+                f"the shapes of {path} do not tell which klein it is; give variant flux2_klein (distilled),"
+                " flux2_klein_kv (distilled, with cached references) or flux2_klein_base"
             )
         return "flux2_dev"
     beside = spec.in_channels - spec.channels

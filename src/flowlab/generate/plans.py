@@ -14,7 +14,14 @@ from flowlab.flow.schedules import check_shift
 from flowlab.generate.inpaint import open_mask, remaining_times
 from flowlab.generate.prompts import Prompt, as_prompt, check_addresses
 from flowlab.generate.references import SIZES, Given, Source, open_image, prepare, prepare_all
-from flowlab.generate.variants import VARIANTS, check_size, settle_guidance, settle_steps, times_of
+from flowlab.generate.variants import (
+    VARIANTS,
+    check_size,
+    settle_guidance,
+    settle_steps,
+    times_of,
+    within_aspect,
+)
 
 __all__ = ["Plan", "Prompts", "Request", "plan"]
 
@@ -216,7 +223,7 @@ def _size(
     if canvas is not None:
         default = canvas.image.size
     elif len(shown) == 1:
-        default = shown.pop()
+        default = within_aspect(*shown.pop())
     elif shown and (width is None or height is None):
         raise ValueError("the first references differ in size; give width and height, or make one call each")
     asked = (default[0] if width is None else width, default[1] if height is None else height)

@@ -26,7 +26,7 @@ class Prompt:
     """What one picture (or several, by seed) should show; None leaves a setting to the call."""
 
     prompt: str
-    """Words, or a JSON object as compact text."""
+    """Words, or a JSON object as text."""
     negative: str | None = None
     """What should not be seen."""
     seed: int | None = None
@@ -45,15 +45,9 @@ def as_prompt(value: str | Mapping[str, Any] | Prompt) -> Prompt:
 
 
 def written(value: str | Mapping[str, Any]) -> str:
-    """A prompt as the model reads it: words as they are, hex colours included; an object as compact JSON."""
+    """A prompt as the model reads it: text as it is, be it words or JSON; an object as compact JSON."""
     if isinstance(value, str):
-        try:
-            parsed = json.loads(value) if value.lstrip().startswith("{") else None
-        except json.JSONDecodeError:
-            parsed = None
-        if not isinstance(parsed, dict):
-            return value
-        value = parsed
+        return value
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 

@@ -11,7 +11,15 @@ from torch import Tensor
 from flowlab.core.choices import lookup
 from flowlab.flow.schedules import flux1_grid, flux2_grid, sampling_grid
 
-__all__ = ["VARIANTS", "Variant", "check_size", "settle_guidance", "settle_steps", "times_of"]
+__all__ = [
+    "VARIANTS",
+    "Variant",
+    "check_size",
+    "settle_guidance",
+    "settle_steps",
+    "times_of",
+    "within_aspect",
+]
 
 MAX_ASPECT = 8
 FOUR_MEGAPIXELS = 4 * 1024**2
@@ -123,6 +131,11 @@ def settle_guidance(name: str, guidance: float | None, negative: bool) -> float:
     if not 0 <= guidance < float("inf"):
         raise ValueError(f"guidance is {guidance}; give a number from 0, such as {variant.guidance}")
     return float(guidance)
+
+
+def within_aspect(width: int, height: int) -> tuple[int, int]:
+    """The longer side cut to 8 times the shorter: 1000 x 125 pixels became a reference of 992 x 112."""
+    return min(width, MAX_ASPECT * height), min(height, MAX_ASPECT * width)
 
 
 def check_size(name: str, width: int, height: int, stride: int) -> None:
