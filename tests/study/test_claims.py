@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.study.planted import FAMILY, PUBLISHED_LIKE, plant, plant_reconstruction
@@ -208,6 +209,18 @@ def test_pooled_identities(values, move):
     if found.low > 0:
         assert (differences(values).groupby("seed")["difference"].mean() > 0).all()
     assert found.widened(5).low <= found.low and found.widened(1).low == pytest.approx(found.low)
+
+
+def test_widened_intervals_are_those_of_the_smaller_level():
+    """Student's over blocks where it rules, the normal's where the a-priori noise does."""
+    blocks = [0.1, 0.9, -0.4, 2.0, 0.3, 1.4, 0.2, -0.1]
+    wide = pooled("x", differences([(0, i, value) for i, value in enumerate(blocks)]), floor=1e-6)
+    narrow = pooled("x", differences([(0, i, 0.5) for i in range(8)]))
+    assert wide and narrow
+    student = scipy.stats.t.interval(1 - 0.05 / 9, 7, np.mean(blocks), scipy.stats.sem(blocks))
+    assert (wide.widened(9).low, wide.widened(9).high) == pytest.approx(student, rel=1e-6)
+    factor = scipy.stats.norm.ppf(1 - 0.025 / 9) / scipy.stats.norm.ppf(0.975)
+    assert narrow.widened(9).high - 0.5 == pytest.approx(factor * SINGLE_PAIR / math.sqrt(8), rel=1e-6)
 
 
 def test_choosing_and_scoring_on_other_seeds_removes_the_winners_curse():

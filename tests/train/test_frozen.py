@@ -14,6 +14,7 @@ from flowlab.autoencoders import save, sizes
 from flowlab.autoencoders.kl import KLSpec
 from flowlab.autoencoders.rae import PublishedRAESpec, RepresentationAutoencoder
 from flowlab.autoencoders.vit_decoder import ViTDecoderSpec
+from flowlab.core.pixels import to_float
 from flowlab.features import vgg
 from flowlab.features.embedded import load_teacher
 from flowlab.features.vision import VisionEncoder, VisionSpec
@@ -21,6 +22,7 @@ from flowlab.presets import PRESETS
 from flowlab.train import autoencoder_config
 from flowlab.train.autoencoder import AdversaryConfig, AutoencoderConfig
 from flowlab.train.autoencoder_terms import _noisy
+from flowlab.train.flow import AlignmentConfig, FlowConfig, ensure_latents, training_images
 from flowlab.train.frozen import load
 from flowlab.train.loop import LoopConfig
 from flowlab.train.run import recipe_of, start
@@ -183,3 +185,20 @@ def test_a_vision_transformer_can_be_teacher_and_critic_of_an_embedded_autoencod
     )
     _, records = start(config, tmp_path / "run")
     assert all(value.isfinite() for record in records for value in record.scalars.values())
+
+
+def test_a_vision_transformer_can_be_what_a_flow_model_is_aligned_with(tmp_path):
+    """As REPA has it: 256 patches of the network, resampled to the 16 tokens of the latent."""
+    where = folder(tmp_path / "dino", PLAIN)
+    alignment = AlignmentConfig(weight=0.5, teacher=where)
+    config = FlowConfig(
+        autoencoder="flux2", num_images=8, cache=str(tmp_path / "cache"), alignment=alignment, loop=SHORT
+    )
+    state, records = start(config, tmp_path / "run")
+    assert all(value.isfinite() for record in records for value in record.scalars.values())
+    cached = ensure_latents(config).read(torch.arange(8))
+    images = training_images(config, 32).read(torch.arange(8)).pixels
+    assert cached.teacher is not None and images is not None
+    wanted = load(where).tokens(to_float(images))
+    torch.testing.assert_close(cached.teacher.float(), wanted, atol=2e-3, rtol=2e-3)  # kept in float16
+    assert state.modules["projector"].layers[-1].out_features == PLAIN.width  # pyright: ignore

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
 
-from flowlab.metrics.intervals import t_interval
+from flowlab.metrics.intervals import student_quantile, t_interval
 
 __all__ = [
     "CHOSEN_PAIR",
@@ -68,12 +67,22 @@ class Contrast:
     """Pairs of runs behind it."""
     num_seeds: int
     """Generator seeds behind it."""
+    student: float = 0.0
+    """Half-width of Student's 95 % interval over blocks, the interval or a part of it; 0 with too few."""
+    degrees: float = math.inf
+    """Of freedom of that interval."""
 
     def widened(self, num_contrasts: int) -> Contrast:
         """The interval at the level that keeps 95 % over `num_contrasts` contrasts together (Bonferroni)."""
-        factor = NormalDist().inv_cdf(1 - 0.025 / num_contrasts) / NormalDist().inv_cdf(0.975)
-        low, high = self.mean - factor * (self.mean - self.low), self.mean + factor * (self.high - self.mean)
-        return replace(self, low=low, high=high)
+        normal, student = (
+            student_quantile(1 - 0.025 / num_contrasts, degrees) / student_quantile(0.975, degrees)
+            for degrees in (math.inf, self.degrees)
+        )
+        below, above = (
+            max(normal * half, student * self.student)
+            for half in (self.mean - self.low, self.high - self.mean)
+        )
+        return replace(self, low=self.mean - below, high=self.mean + above)
 
     def __str__(self) -> str:
         ratio, low, high = (math.exp(value) for value in (self.mean, self.low, self.high))
@@ -95,7 +104,9 @@ def pooled(name: str, differences: pd.DataFrame, *, floor: float = SINGLE_PAIR) 
     blocks = differences.groupby("block")["difference"].mean().to_numpy()
     seeds = differences.groupby("seed")["difference"].mean().to_numpy()
     mean = float(blocks.mean())
-    spread = t_interval(blocks).high - mean if len(blocks) >= 5 else _reach(blocks, mean)
+    many = len(blocks) >= 5
+    student = t_interval(blocks).high - mean if many else 0.0
+    spread = student if many else _reach(blocks, mean)
     half = max(floor / math.sqrt(len(differences)), spread, _reach(seeds, mean))
     return Contrast(
         name=name,
@@ -104,6 +115,8 @@ def pooled(name: str, differences: pd.DataFrame, *, floor: float = SINGLE_PAIR) 
         high=mean + half,
         num_pairs=len(differences),
         num_seeds=len(seeds),
+        student=student,
+        degrees=len(blocks) - 1 if many else math.inf,
     )
 
 

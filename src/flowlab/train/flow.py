@@ -26,13 +26,12 @@ from flowlab.data import datasets
 from flowlab.data.batch import Batch, Dataset
 from flowlab.data.latents import LatentDataset, write_cache
 from flowlab.data.transforms import RESIZE
-from flowlab.features.embedded import load_teacher
 from flowlab.flow import path, times
 from flowlab.flow.alignment import Projector, alignment_loss
 from flowlab.flow.losses import flow_loss
 from flowlab.flow.samplers import euler
 from flowlab.flow.schedules import check_shift, sampling_grid
-from flowlab.train import optim
+from flowlab.train import frozen, optim
 from flowlab.train.ema import Ema
 from flowlab.train.loop import LoopConfig
 from flowlab.train.optim import OptimiserConfig
@@ -68,7 +67,8 @@ class AlignmentConfig:
     """REPA (Yu et al. 2025, arXiv 2410.06940): a hidden state must predict a frozen network's tokens."""
 
     teacher: str = "teacher"
-    """Name or path of the frozen network; its tokens are cached beside the latents."""
+    """All that frozen.load takes: an embedded network's name or file, or the folder or hub id of a DINOv2,
+    SigLIP2 or MAE. Its tokens are cached beside the latents."""
     weight: float = 0.0
     """On the mean negative cosine over tokens; 0 turns alignment off, REPA uses 0.5."""
     block: int = 2
@@ -167,7 +167,7 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
     """
     device = default_device()
     model = load_autoencoder(config).to(device)
-    teacher = load_teacher(config.alignment.teacher).to(device)
+    teacher = frozen.load(config.alignment.teacher).to(device)
     data = training_images(config, model.spec.resolution)
     teacher_identity = tensors_id(teacher.state_dict())
     plain, with_tokens = (
@@ -187,7 +187,7 @@ def ensure_latents(config: FlowConfig) -> LatentDataset:
         data,
         encode,
         identity=model.identity,
-        teacher=(lambda images: teacher(images.to(device))) if tokens else None,
+        teacher=(lambda images: teacher.tokens(to_float(images).to(device))) if tokens else None,
         teacher_identity=teacher_identity if tokens else None,
         dtype="float16",
         gate=lambda pictures: gate.check(model, pictures, enabled=config.gate).outcome,
@@ -230,7 +230,7 @@ def setup(config: FlowConfig, dataset: LatentDataset) -> TrainState:
     model = build(config.backbone, channels=spec.channels, grid=spec.grid, num_classes=dataset.num_classes)
     modules: dict[str, nn.Module] = {"model": model}
     if config.alignment.weight:
-        channels = load_teacher(config.alignment.teacher).spec.channels
+        channels = frozen.load(config.alignment.teacher).channels
         modules["projector"] = Projector(model.spec.width, config.alignment.hidden, channels)
     for module in modules.values():
         module.to(device)
