@@ -22,7 +22,7 @@ FLOOR_DB = {
     "flux2": 27.0,
     "rae": 23.0,
     "flux2_photos": 34.0,
-    "flux2_scenes": 28.0,
+    "flux2_scenes": 30.0,
 }
 CHANNELS = {
     "sd": 4,

@@ -57,7 +57,7 @@ def test_prompts_become_a_folder(model: Path, tmp_path: Path, capsys: Capture) -
     facts = read_facts(tmp_path / "out" / "00003.png")
     assert facts["model"]["file"] == str(model) and facts["model"]["identity"] and facts["index"] == 1
     printed = capsys.readouterr()
-    assert "4 images, 64 x 64, 2 steps, guidance 3.0 (cfg), flux2_scenes" in printed.out
+    assert "4 images, 64 x 64, 2 steps, guidance 4.0 (cfg), flux2_scenes" in printed.out
     assert "2/2" in printed.err, "progress is on stderr"
 
 

@@ -47,7 +47,7 @@ def test_without_a_name_it_is_the_shipped_model(
     assert flowlab("evaluate", "scenes", "--dry-run") == 0
     printed = capsys.readouterr().out
     assert f"{model} (flux2_scenes) on 500 held-out prompts" in printed
-    assert "text, json, hex, one_reference, two_references; 30 steps, guidance 3.0" in printed
+    assert "text, json, hex, one_reference, two_references; 30 steps, guidance 4.0" in printed
     assert not list(tmp_path.iterdir())
 
 

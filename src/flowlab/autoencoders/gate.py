@@ -37,7 +37,7 @@ FLOOR_DB = {  # PSNR on real pictures. Ours: on `digits` (autoencoders/sizes.py)
     "flux2": 24.0,  #           34.3
     "rae": 15.0,  #             24.2
     "flux2_photos": 26.0,  #    36.1 on `photos`
-    "flux2_scenes": 19.0,  #    28.9 on `scenes`
+    "flux2_scenes": 21.0,  #    31.1 on `scenes`
     "sd_f8c4": 20.0,  #         25.05 on ImageNet at 256 px, as the next ones (FLUX.2's own report, seed 001)
     "sdxl_f8c4": 20.0,  #       as SD
     "flux1_f8c16": 25.0,  #     31.13

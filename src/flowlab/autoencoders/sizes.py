@@ -49,7 +49,7 @@ AUTOENCODERS: dict[str, KLSpec | RAESpec] = {
     "flux2":          _small(8, "batchnorm"),    #  8     32     yes      |  34.34    0.966   0.002
     "rae":            RAESpec(),                 #  8     64     frozen   |  24.22    0.839   0.118
     "flux2_photos":   _small(8, "batchnorm"),    #  8     32     yes      |  36.13    0.911   0.015
-    "flux2_scenes":   _small(8, "batchnorm", 64),  #  8   32     yes      |  28.94    0.911   0.030
+    "flux2_scenes":   _small(8, "batchnorm", 64),  #  8   32     yes      |  31.08    0.940   0.010
 }  # fmt: skip
 
 

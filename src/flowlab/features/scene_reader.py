@@ -25,10 +25,9 @@ __all__ = ["SceneReader", "SceneReaderSpec", "SeenObject", "SeenScene", "load", 
 
 # Trained by `flowlab train scene_reader` on 32,000 scenes, when the network named colour and texture as well;
 # those outputs have been cut off (they erred on 2.0 and 7.1 per cent). Errors in per cent: on 1,024 held-out
-# scenes, under mixed corruptions, and (512 of them) through flux2_scenes as it was before its latent noise
-# (the one that ships loses 12.5 of shapes and 36 of textures of 200 prompts, results/flux2_scenes):
-# shape 0.0, 1.0, 3.0; count 0.0, 0.6, 2.0; relation 0.0, 1.2, 3.0; position 0.0, 0.4, 1.6;
-# size 0.0, 0.6, 1.9; texture 0.0, 0.9, 2.1; colour beyond Delta E 5 0.4, 4.1, 5.0.
+# scenes, under mixed corruptions, and through the autoencoder flux2_scenes (benchmarks/scenes.py):
+# shape 0.0, 1.0, 4.7; count 0.0, 0.6, 0.5; relation 0.0, 1.2, 0.6; position 0.0, 0.4, 0.3;
+# size 0.0, 0.6, 1.2; texture 0.0, 0.9, 5.1; colour beyond Delta E 5 0.4, 4.1, 14.9.
 # Under the worst of `tiles` 11.1 of colours: these move the mean colour of 5.2 per cent of objects that far.
 WEIGHTS = Path(__file__).parent / "weights" / "scene_reader.safetensors"
 

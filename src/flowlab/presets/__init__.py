@@ -21,6 +21,7 @@ PRESETS: dict[str, Callable[..., Any]] = {
     "ae_flux2_photos": photos.ae_flux2_photos,
     "ae_flux2_scenes": scenes.ae_flux2_scenes,
     "ae_flux2_scenes_clean": scenes.ae_flux2_scenes_clean,
+    "ae_flux2_scenes_noise": scenes.ae_flux2_scenes_noise,
     "scene_reader": scenes.scene_reader,
     "ae_ablation_none": ablation.ae_ablation_none,
     "ae_ablation_kl": ablation.ae_ablation_kl,

@@ -9,7 +9,7 @@ from flowlab.train.autoencoder import AutoencoderConfig
 from flowlab.train.optim import OptimiserConfig
 from flowlab.train.scene_reader import SceneReaderConfig
 
-__all__ = ["ae_flux2_scenes", "ae_flux2_scenes_clean", "scene_reader"]
+__all__ = ["ae_flux2_scenes", "ae_flux2_scenes_clean", "ae_flux2_scenes_noise", "scene_reader"]
 
 
 def ae_flux2_scenes_clean(debug: bool = False) -> AutoencoderConfig:
@@ -21,16 +21,22 @@ def ae_flux2_scenes_clean(debug: bool = False) -> AutoencoderConfig:
     return replace(ae_flux2_digits(debug), autoencoder="flux2_scenes", dataset="scenes")
 
 
-def ae_flux2_scenes(debug: bool = False) -> AutoencoderConfig:
-    """Stage 2, which ships: stage 1 under latent noise, 28.9 dB. `flowlab train ae_flux2_scenes`."""
-    config = ae_flux2_scenes_clean(debug)
-    return replace(
-        config,
-        initial="flux2_scenes" if debug else "runs/ae_flux2_scenes_clean/autoencoder.safetensors",
-        latent_noise=0.8,
-        optimiser=OptimiserConfig(learning_rate=1e-3, schedule="cosine", warmup_images=3200),
-        loop=replace(config.loop, num_steps=config.loop.num_steps if debug else 1500),
+def ae_flux2_scenes_noise(debug: bool = False) -> AutoencoderConfig:
+    """Stage 2: stage 1 under latent noise, 28.9 dB. `flowlab train ae_flux2_scenes_noise`."""
+    return _further(
+        ae_flux2_scenes_clean(debug), debug, "ae_flux2_scenes_clean", latent_noise=0.8, steps=1500
     )
+
+
+def ae_flux2_scenes(debug: bool = False) -> AutoencoderConfig:
+    """Stage 3, which ships: stage 2's decoder alone, under less noise. `flowlab train ae_flux2_scenes`.
+
+    The latent stays as it is, and with it every generator that was trained in it.
+    """
+    config = _further(
+        ae_flux2_scenes_clean(debug), debug, "ae_flux2_scenes_noise", latent_noise=0.2, steps=1000
+    )
+    return replace(config, train_encoder=False, semantic_weight=0.0)
 
 
 def scene_reader(debug: bool = False) -> SceneReaderConfig:
@@ -44,3 +50,16 @@ def scene_reader(debug: bool = False) -> SceneReaderConfig:
         return config
     loop = replace(config.loop, batch_size=8, num_steps=2)
     return replace(config, num_images=64, num_validation=8, loop=loop)
+
+
+def _further(
+    config: AutoencoderConfig, debug: bool, before: str, *, latent_noise: float, steps: int
+) -> AutoencoderConfig:
+    """From the weights of the stage `before`, under noise of the latent."""
+    return replace(
+        config,
+        initial="flux2_scenes" if debug else f"runs/{before}/autoencoder.safetensors",
+        latent_noise=latent_noise,
+        optimiser=OptimiserConfig(learning_rate=1e-3, schedule="cosine", warmup_images=3200),
+        loop=replace(config.loop, num_steps=config.loop.num_steps if debug else steps),
+    )

@@ -193,8 +193,7 @@ def judge(
 ) -> list[Verdict]:
     """One verdict per data set in `rows` (the results schema) and claim, in the claims' order.
 
-    Of a sampling sweep's rows those at the main steps and sampler count, too: give results.planned(study, rows).
-
+    Give results.planned(study, rows) where `rows` may hold a sampling sweep, whose rows would count, too.
     `reconstruction` (its own schema) is needed by claim 6 alone.
     """
     tables = pd.DataFrame(columns=["ae", "dataset"]) if reconstruction is None else reconstruction
