@@ -38,7 +38,8 @@ def _small(latent_channels: int, normalisation: str, resolution: int = 32) -> KL
 
 
 # Trained on 16,384 images of `digits` by `flowlab train ae_<name>_digits`, measured on 1,000 held-out ones by
-# `flowlab evaluate reconstruction <name>`; the last two by `flowlab train ae_<name>`, on `photos`, `scenes`.
+# `flowlab evaluate reconstruction <name>`; the last two by `flowlab train ae_<name>`, on `photos`, `scenes`
+# (there in three stages, presets/scenes.py).
 # `photos` holds out 342 tiles only, so that rFID is biased upwards: it compares with no other row.
 # name                                        stride ch/token semantic |  PSNR dB   SSIM    rFID (judge)
 AUTOENCODERS: dict[str, KLSpec | RAESpec] = {

@@ -23,9 +23,7 @@ def ae_flux2_scenes_clean(debug: bool = False) -> AutoencoderConfig:
 
 def ae_flux2_scenes_noise(debug: bool = False) -> AutoencoderConfig:
     """Stage 2: stage 1 under latent noise, 28.9 dB. `flowlab train ae_flux2_scenes_noise`."""
-    return _further(
-        ae_flux2_scenes_clean(debug), debug, "ae_flux2_scenes_clean", latent_noise=0.8, steps=1500
-    )
+    return _further(debug, "ae_flux2_scenes_clean", latent_noise=0.8, num_steps=1500)
 
 
 def ae_flux2_scenes(debug: bool = False) -> AutoencoderConfig:
@@ -33,9 +31,7 @@ def ae_flux2_scenes(debug: bool = False) -> AutoencoderConfig:
 
     The latent stays as it is, and with it every generator that was trained in it.
     """
-    config = _further(
-        ae_flux2_scenes_clean(debug), debug, "ae_flux2_scenes_noise", latent_noise=0.2, steps=1000
-    )
+    config = _further(debug, "ae_flux2_scenes_noise", latent_noise=0.2, num_steps=1000)
     return replace(config, train_encoder=False, semantic_weight=0.0)
 
 
@@ -52,14 +48,13 @@ def scene_reader(debug: bool = False) -> SceneReaderConfig:
     return replace(config, num_images=64, num_validation=8, loop=loop)
 
 
-def _further(
-    config: AutoencoderConfig, debug: bool, before: str, *, latent_noise: float, steps: int
-) -> AutoencoderConfig:
+def _further(debug: bool, before: str, *, latent_noise: float, num_steps: int) -> AutoencoderConfig:
     """From the weights of the stage `before`, under noise of the latent."""
+    config = ae_flux2_scenes_clean(debug)
     return replace(
         config,
         initial="flux2_scenes" if debug else f"runs/{before}/autoencoder.safetensors",
         latent_noise=latent_noise,
         optimiser=OptimiserConfig(learning_rate=1e-3, schedule="cosine", warmup_images=3200),
-        loop=replace(config.loop, num_steps=config.loop.num_steps if debug else steps),
+        loop=replace(config.loop, num_steps=config.loop.num_steps if debug else num_steps),
     )

@@ -55,7 +55,8 @@ def flux2_scenes_edit(debug: bool = False) -> TextFlowConfig:
     """Rung 2: and edits of one picture. `flowlab train flux2_scenes_edit`, after rung 1.
 
     A third of what is drawn are edits, almost half of the tokens. The rate falls to zero. It ends what ships:
-    two hours on two cores of Zen 4 with `--compile-blocks`, tests beside it (results/flux2_scenes).
+    two hours on two cores of Zen 4 with `--compile-blocks`, tests beside it, and once more for 10,000 steps
+    (results/flux2_scenes).
     """
     config = replace(_scenes(num_steps=15_000, schedule="linear"), init=TEXT)
     return _rung(replace(config, scenes=replace(ALL, two_references=0, times_edits=3)), debug)
