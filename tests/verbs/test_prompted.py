@@ -50,7 +50,7 @@ def test_prompts_become_a_folder(model: Path, tmp_path: Path, capsys: Capture) -
     )
     assert flowlab("generate", *words, "--negative", "blue", "--out", tmp_path / "out") == 0
     manifest = read_json(tmp_path / "out" / "manifest.json")
-    prompts = ["a red star", "a red star", '{"shape":"ring"}', '{"shape":"ring"}']
+    prompts = ["a red star", "a red star", '{"shape": "ring"}', '{"shape": "ring"}']
     assert [image["prompt"] for image in manifest["images"]] == prompts
     assert [image["index"] for image in manifest["images"]] == [0, 1, 0, 1]
     assert manifest["negative"] == "blue" and manifest["seed"] == 4
