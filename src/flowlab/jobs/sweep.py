@@ -1,6 +1,8 @@
 """One finished run sampled again: other samplers, numbers of steps and shifts, on its last checkpoint.
 
 `python -m flowlab.jobs.sweep STUDY_FOLDER RUN_ID SAMPLER/STEPS/SHIFT ...`. A row is appended once it exists.
+First one of the rows that the run has is computed again: a run that was trained again, by other code or on
+another machine, can be another model, whose rows must not stand among its own.
 """
 
 from __future__ import annotations
@@ -10,21 +12,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from flowlab.core import checkpoints
 from flowlab.evaluate.generation import evaluate
 from flowlab.generate.sampling import SamplingConfig
 from flowlab.jobs.cell import find_cell, flow_config, row_of, sampling_config, study_yardstick
 from flowlab.jobs.files import load_study, reporting
 from flowlab.study.grid import Cell, Study
-from flowlab.study.results import append_row
+from flowlab.study.results import append_row, collect
 from flowlab.train.loop import load_state
 from flowlab.train.run import start
 
 __all__ = ["main", "sweep_cell"]
 
+SAME = 1e-3
+"""Relative difference of the FID of one model, noise and labels: rounding only."""
+
 
 def sweep_cell(study: Study, cell: Cell, study_folder: Path, points: Sequence[SamplingConfig]) -> None:
-    """Append one row per point, all from the study's shared noise and labels."""
+    """Append one row per point, all from the study's shared noise and labels.
+
+    A checkpoint that does not give the FID of the run's own row is a ValueError.
+    """
     config = flow_config(study, cell, study_folder)
     folder = study_folder / "cells" / cell.run_id
     newest = checkpoints.latest(folder / "checkpoints")
@@ -35,8 +46,30 @@ def sweep_cell(study: Study, cell: Cell, study_folder: Path, points: Sequence[Sa
     model, autoencoder = state.emas["model"].module, state.fixed.autoencoder
     ruler = study_yardstick(study, study_folder)
     counts = {"num_samples": study.num_samples, "seed": study.sample_seed}
+    base = replace(sampling_config(study), shift=study.sample_shifts[0])
+    wanted = _fid(collect(study_folder), cell, study.num_steps, base)
+    if wanted is not None:
+        (again,) = evaluate(model, autoencoder, ruler, [base], **counts)
+        _check_same(cell, wanted, again.numbers["fid"])
     for result in evaluate(model, autoencoder, ruler, points, **counts):
         append_row(folder / "rows.jsonl", row_of(study, cell, config, state, result.numbers))
+
+
+def _fid(rows: pd.DataFrame, cell: Cell, step: int, sampling: SamplingConfig) -> float | None:
+    """That of the run's row at `sampling`; None where there is none."""
+    own = rows[(rows["run_id"] == cell.run_id) & (rows["step"] == step)]
+    own = own[(own["sampler"] == sampling.sampler) & (own["num_steps"] == sampling.num_steps)]
+    found = own[np.isclose(own["sampleshift"], sampling.shift)]["fid"]
+    return float(found.iloc[0]) if len(found) else None
+
+
+def _check_same(cell: Cell, wanted: float, found: float) -> None:
+    if abs(found - wanted) > SAME * wanted:
+        raise ValueError(
+            f"run {cell.run_id!r} as it is trained here has FID {found:.4f}, its row {wanted:.4f}: code or"
+            " machine differ, and so the model; run the study's arms of the sweep in a folder of their own"
+            " (`flowlab study run NAME --arms ... --out FOLDER`), and sweep there"
+        )
 
 
 def _point(study: Study, word: str) -> SamplingConfig:
