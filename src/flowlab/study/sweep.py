@@ -61,7 +61,8 @@ def run_sweep(
 ) -> Outcome:
     """Compute the missing points in the study's folder; a run that lacks rows counts as failed.
 
-    A run that has its rows and lacks its last checkpoint is trained again first.
+    A run that has its rows and lacks its last checkpoint is trained again first, and refused by its job
+    (jobs/sweep) where that gives another model.
     """
     rows = results.collect(folder)
     todo = missing_points(sweep, study, rows)
